@@ -1,5 +1,13 @@
 """Custom C++/CUDA kernels for the layers of the classic convnets, as PyTorch ops and layers."""
 
+from fastconv._library import info
 from fastconv._version import __version__
+from fastconv.ops import max_pool2d, max_pool2d_with_switches, max_unpool2d
 
-__all__ = ["__version__"]
+__all__ = [
+    "__version__",
+    "info",
+    "max_pool2d",
+    "max_pool2d_with_switches",
+    "max_unpool2d",
+]

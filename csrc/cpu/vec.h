@@ -1,0 +1,154 @@
+// Vectors as wide as the instruction set that this file is compiled for.
+//
+// These are the compiler's own vector types: one text becomes SSE, AVX2, AVX-512 or NEON. A kernel
+// loads scalar_t, computes in acc_t lanes, and stores scalar_t.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "core/numeric.h"
+
+#if defined(__F16C__)
+#include <immintrin.h>
+#endif
+
+#if defined(__AVX512F__)
+#define FASTCONV_VECTOR_BYTES 64
+#elif defined(__AVX2__)
+#define FASTCONV_VECTOR_BYTES 32
+#else
+#define FASTCONV_VECTOR_BYTES 16
+#endif
+
+namespace fastconv {
+namespace FASTCONV_ISA {
+
+constexpr int kVectorBytes = FASTCONV_VECTOR_BYTES;
+
+// The integer type as wide as acc_t: comparisons of acc_t lanes give masks of it.
+template <typename acc_t>
+struct MaskInt {
+  using type = int32_t;
+};
+template <>
+struct MaskInt<double> {
+  using type = int64_t;
+};
+
+template <typename acc_t>
+struct Vec {
+  using int_t = typename MaskInt<acc_t>::type;
+  static constexpr int kLanes = kVectorBytes / sizeof(acc_t);
+  typedef acc_t type __attribute__((vector_size(kVectorBytes)));
+  typedef int_t int_type __attribute__((vector_size(kVectorBytes)));
+  typedef uint8_t byte_type __attribute__((vector_size(kLanes)));
+};
+
+template <typename acc_t>
+using vec_t = typename Vec<acc_t>::type;
+template <typename acc_t>
+using int_vec_t = typename Vec<acc_t>::int_type;
+
+template <typename acc_t>
+static inline vec_t<acc_t> splat(acc_t x) {
+  return vec_t<acc_t>{} + x;
+}
+
+// load: kLanes elements; load_n: the first n of them, the rest 0. Likewise store.
+
+static inline vec_t<float> load(const float* p) {
+  vec_t<float> v;
+  memcpy(&v, p, sizeof v);
+  return v;
+}
+static inline vec_t<double> load(const double* p) {
+  vec_t<double> v;
+  memcpy(&v, p, sizeof v);
+  return v;
+}
+static inline void store(vec_t<float> v, float* p) { memcpy(p, &v, sizeof v); }
+static inline void store(vec_t<double> v, double* p) { memcpy(p, &v, sizeof v); }
+
+typedef uint16_t u16_vec __attribute__((vector_size(kVectorBytes / 2)));
+typedef uint32_t u32_vec __attribute__((vector_size(kVectorBytes)));
+
+static inline vec_t<float> load(const bfloat16* p) {
+  u16_vec bits;
+  memcpy(&bits, p, sizeof bits);
+  const u32_vec wide = __builtin_convertvector(bits, u32_vec) << 16;
+  vec_t<float> v;
+  memcpy(&v, &wide, sizeof v);
+  return v;
+}
+static inline void store(vec_t<float> v, bfloat16* p) {  // to nearest, ties to even
+  u32_vec bits;
+  memcpy(&bits, &v, sizeof bits);
+  const u32_vec rounded = (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
+  const auto is_nan = v != v;
+  const u32_vec chosen = is_nan ? u32_vec{} + 0x7fc0u : rounded;
+  const u16_vec narrow = __builtin_convertvector(chosen, u16_vec);
+  memcpy(p, &narrow, sizeof narrow);
+}
+
+#if defined(__AVX512F__)
+static inline vec_t<float> load(const half* p) {
+  return (vec_t<float>)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p));
+}
+static inline void store(vec_t<float> v, half* p) {
+  _mm256_storeu_si256((__m256i*)p, _mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT));
+}
+#elif defined(__F16C__)
+static inline vec_t<float> load(const half* p) {
+  return (vec_t<float>)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p));
+}
+static inline void store(vec_t<float> v, half* p) {
+  _mm_storeu_si128((__m128i*)p, _mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT));
+}
+#else
+static inline vec_t<float> load(const half* p) {
+  vec_t<float> v{};
+  for (int i = 0; i < Vec<float>::kLanes; ++i) v[i] = to_acc(p[i]);
+  return v;
+}
+static inline void store(vec_t<float> v, half* p) {
+  for (int i = 0; i < Vec<float>::kLanes; ++i) from_acc(float(v[i]), p[i]);
+}
+#endif
+
+template <typename scalar_t>
+static inline vec_t<accumulate_t<scalar_t>> load_n(const scalar_t* p, int n) {
+  scalar_t lanes[Vec<accumulate_t<scalar_t>>::kLanes] = {};
+  memcpy(lanes, p, n * sizeof(scalar_t));
+  return load(lanes);
+}
+template <typename scalar_t>
+static inline void store_n(vec_t<accumulate_t<scalar_t>> v, scalar_t* p, int n) {
+  scalar_t lanes[Vec<accumulate_t<scalar_t>>::kLanes];
+  store(v, lanes);
+  memcpy(p, lanes, n * sizeof(scalar_t));
+}
+
+// Switches: bytes in memory, integer lanes in registers.
+template <typename acc_t>
+static inline int_vec_t<acc_t> load_bytes_n(const uint8_t* p, int n) {
+  typename Vec<acc_t>::byte_type bytes{};
+  if (n == Vec<acc_t>::kLanes) {
+    memcpy(&bytes, p, sizeof bytes);
+  } else {
+    memcpy(&bytes, p, n);
+  }
+  return __builtin_convertvector(bytes, int_vec_t<acc_t>);
+}
+template <typename acc_t>
+static inline void store_bytes_n(int_vec_t<acc_t> v, uint8_t* p, int n) {
+  const auto bytes = __builtin_convertvector(v, typename Vec<acc_t>::byte_type);
+  if (n == Vec<acc_t>::kLanes) {
+    memcpy(p, &bytes, sizeof bytes);
+  } else {
+    memcpy(p, &bytes, n);
+  }
+}
+
+}  // namespace FASTCONV_ISA
+}  // namespace fastconv

@@ -1,0 +1,96 @@
+// What the host side of every op needs of a tensor: checks, memory format, allocation, dtype.
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/MemoryFormat.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <cstdint>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+namespace fastconv {
+
+using torch::headeronly::MemoryFormat;
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// FASTCONV_CHECK(op, condition, rule and value...) raises RuntimeError("op: rule (got value)").
+// (torch's own STD_TORCH_CHECK would put this file's name in front.)
+template <typename... Parts>
+[[noreturn]] void fail(const char* op, const Parts&... parts) {
+  std::ostringstream text;
+  text << op << ": ";
+  (text << ... << parts);
+  throw std::runtime_error(text.str());
+}
+#define FASTCONV_CHECK(op, condition, ...)               \
+  do {                                                   \
+    if (!(condition)) ::fastconv::fail(op, __VA_ARGS__); \
+  } while (false)
+
+inline std::string shape_text(const Tensor& t) {
+  std::ostringstream text;
+  text << "(";
+  for (int64_t d = 0; d < t.dim(); ++d) text << (d ? ", " : "") << t.size(d);
+  text << (t.dim() == 1 ? ",)" : ")");
+  return text.str();
+}
+
+inline bool is_floating(const Tensor& t) {
+  const ScalarType type = t.scalar_type();
+  return type == ScalarType::Float || type == ScalarType::Double || type == ScalarType::Half ||
+         type == ScalarType::BFloat16;
+}
+
+inline void check_floating(const char* op, const char* name, const Tensor& t) {
+  FASTCONV_CHECK(op, is_floating(t), name, " must be float32, float64, float16 or bfloat16 (got ",
+                 torch::headeronly::toString(t.scalar_type()), ")");
+}
+
+inline void check_rank4(const char* op, const char* name, const Tensor& t) {
+  FASTCONV_CHECK(op, t.dim() == 4, name, " must have 4 dimensions (N, C, H, W) (got shape ",
+                 shape_text(t), ")");
+}
+
+inline void check_same_dtype(const char* op, const char* name, const Tensor& t,
+                             const char* other_name, const Tensor& other) {
+  FASTCONV_CHECK(op, t.scalar_type() == other.scalar_type(), name, " must have the dtype of ",
+                 other_name, " (got ", torch::headeronly::toString(t.scalar_type()), " and ",
+                 torch::headeronly::toString(other.scalar_type()), ")");
+}
+
+inline void check_same_device(const char* op, const char* name, const Tensor& t,
+                              const char* other_name, const Tensor& other) {
+  FASTCONV_CHECK(op,
+                 t.device().type() == other.device().type() &&
+                     t.get_device_index() == other.get_device_index(),
+                 name, " must be on the device of ", other_name);
+}
+
+// Whether a 4-d tensor's channels are its fastest axis. Where the strides fit both formats
+// (one channel, or 1x1 maps) it counts as contiguous, as in torch.
+inline bool is_channels_last(const Tensor& t) {
+  if (t.dim() != 4 || t.is_contiguous()) return false;
+  const int64_t c = t.size(1), h = t.size(2), w = t.size(3);
+  return t.stride(1) == 1 && t.stride(3) >= c && t.stride(2) >= t.stride(3) * w &&
+         (t.size(0) == 1 || t.stride(0) >= t.stride(2) * h);
+}
+
+inline MemoryFormat memory_format_of(const Tensor& t) {
+  return is_channels_last(t) ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous;
+}
+
+inline Tensor contiguous_as(const Tensor& t, MemoryFormat format) {
+  return torch::stable::contiguous(t, format);  // the tensor itself where it is so already
+}
+
+inline Tensor new_tensor(const Tensor& like, const std::vector<int64_t>& sizes, ScalarType type,
+                         MemoryFormat format) {
+  return torch::stable::empty(sizes, type, std::nullopt, like.device(), std::nullopt, format);
+}
+
+}  // namespace fastconv

@@ -1,0 +1,58 @@
+"""Small conversions that several op pages share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+IntOrPair = int | Sequence[int]
+
+
+def pair(op: str, name: str, value: IntOrPair) -> list[int]:
+    """An int or a sequence of one or two ints as ``[height, width]``."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return [value, value]
+    if isinstance(value, Sequence) and not isinstance(value, str) and len(value) in (1, 2):
+        # torch.SymInt counts as a number here: sizes are symbolic under torch.compile.
+        if all(isinstance(v, (int, torch.SymInt)) and not isinstance(v, bool) for v in value):
+            return [value[0], value[-1]]
+    raise TypeError(f"{op}: {name} must be an int or a pair of ints (got {name}={value!r})")
+
+
+def batched(op: str, name: str, tensor: torch.Tensor) -> tuple[torch.Tensor, bool]:
+    """``tensor`` as (N, C, H, W), and whether it came as (C, H, W)."""
+    if tensor.dim() == 3:
+        return tensor.unsqueeze(0), True
+    if tensor.dim() != 4:
+        raise ValueError(
+            f"{op}: {name} must have shape (N, C, H, W) or (C, H, W) (got {tuple(tensor.shape)})"
+        )
+    return tensor, False
+
+
+def memory_format(tensor: torch.Tensor) -> torch.memory_format:
+    """The format of an op's output: the input's, as the kernels see it."""
+    if tensor.is_contiguous() or tensor.dim() != 4:
+        return torch.contiguous_format
+    _, c, h, w = tensor.shape
+    n_stride, c_stride, h_stride, w_stride = tensor.stride()
+    ordered = c_stride == 1 and w_stride >= c and h_stride >= w_stride * w
+    if ordered and (tensor.shape[0] == 1 or n_stride >= h_stride * h):
+        return torch.channels_last
+    return torch.contiguous_format
+
+
+def window_output_size(
+    size: int, kernel: int, stride: int, padding: int, dilation: int, ceil_mode: bool
+) -> int:
+    """Number of window positions along one axis, as torch counts them.
+
+    With ``ceil_mode`` a last, partial window counts if it starts inside the input or its left
+    padding.
+    """
+    room = size + 2 * padding - dilation * (kernel - 1) - 1
+    output = (room + (stride - 1 if ceil_mode else 0)) // stride + 1
+    if ceil_mode and (output - 1) * stride >= size + padding:
+        output -= 1
+    return output

@@ -1,0 +1,133 @@
+"""Unpooling: each pooled value goes back to where its switch says the maximum stood.
+
+Zeiler & Fergus, arXiv:1311.2901, section 2.1.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastconv.ops._arguments import IntOrPair, batched, memory_format, pair
+
+_MODES = ("accumulate", "overwrite")
+
+
+def max_unpool2d(
+    input: Tensor,
+    switches: Tensor,
+    kernel_size: IntOrPair,
+    stride: IntOrPair | None = None,
+    padding: IntOrPair = 0,
+    *,
+    output_size: tuple[int, int] | list[int],
+    mode: str = "accumulate",
+) -> Tensor:
+    """Put pooled values back through their switches; all other elements are 0.
+
+    Args:
+        input: pooled maps (N, C, Ho, Wo) or (C, Ho, Wo), floating point.
+        switches: uint8 of the same shape, from :func:`fastconv.max_pool2d_with_switches`.
+        kernel_size, stride, padding: those of the pooling.
+        output_size: (H, W) of the map that was pooled.
+        mode: what happens where overlapping windows share a maximum. ``"accumulate"``: their
+            values are added, which makes unpooling the exact adjoint of pooling.
+            ``"overwrite"``: the last window in row order wins, as in
+            ``torch.nn.functional.max_unpool2d``; the gradient then goes to that window alone.
+
+    Returns:
+        The unpooled maps (N, C, H, W) in ``input``'s dtype and memory format. A switch that
+        points outside its window or into the padding puts its value nowhere.
+
+    Raises:
+        RuntimeError, ValueError, TypeError: naming the argument, the rule and the value.
+    """
+    op = "max_unpool2d"
+    if mode not in _MODES:
+        raise ValueError(f"{op}: mode must be 'accumulate' or 'overwrite' (got mode={mode!r})")
+    x, unbatched = batched(op, "input", input)
+    sw, _ = batched(op, "switches", switches)
+    kernel_size = pair(op, "kernel_size", kernel_size)
+    stride = kernel_size if stride is None or stride == [] else pair(op, "stride", stride)
+    padding = pair(op, "padding", padding)
+    size = pair(op, "output_size", list(output_size)[-2:])
+    output = torch.ops.fastconv.max_unpool2d(
+        x, sw, kernel_size, stride, padding, [1, 1], size, mode == "overwrite"
+    )
+    return output.squeeze(0) if unbatched else output
+
+
+def max_unpool2d_ref(
+    input: Tensor,
+    switches: Tensor,
+    kernel_size: list[int],
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    output_size: list[int],
+    overwrite: bool,
+) -> Tensor:
+    """The definition, one pooled element at a time, in row order."""
+    n, c, ho, wo = input.shape
+    output = input.new_zeros(n, c, *output_size)
+    for i, j in torch.cartesian_prod(torch.arange(n), torch.arange(c)).tolist():
+        for ph in range(ho):
+            for pw in range(wo):
+                r, s = divmod(int(switches[i, j, ph, pw]), kernel_size[1])
+                h = ph * stride[0] - padding[0] + r * dilation[0]
+                w = pw * stride[1] - padding[1] + s * dilation[1]
+                before = 0 if overwrite else output[i, j, h, w]
+                output[i, j, h, w] = before + input[i, j, ph, pw]
+    return output
+
+
+@torch.library.register_fake("fastconv::max_unpool2d")
+def _fake(input, switches, kernel_size, stride, padding, dilation, output_size, overwrite):
+    return torch.empty(
+        (input.shape[0], input.shape[1], *output_size),
+        dtype=input.dtype,
+        device=input.device,
+        memory_format=memory_format(input),
+    )
+
+
+@torch.library.register_fake("fastconv::max_unpool2d_backward")
+def _fake_backward(grad_output, switches, kernel_size, stride, padding, dilation, overwrite):
+    return torch.empty_like(
+        switches, dtype=grad_output.dtype, memory_format=memory_format(switches)
+    )
+
+
+def _setup_context(ctx, inputs, output):
+    _, switches, *ctx.window, ctx.output_size, ctx.overwrite = inputs
+    ctx.save_for_backward(switches)
+
+
+def _backward(ctx, grad_output):
+    (switches,) = ctx.saved_tensors
+    grad_input = torch.ops.fastconv.max_unpool2d_backward(
+        grad_output, switches, *ctx.window, ctx.overwrite
+    )
+    return grad_input, None, None, None, None, None, None, None
+
+
+def _setup_context_of_backward(ctx, inputs, output):
+    grad_output, switches, *ctx.window, ctx.overwrite = inputs
+    ctx.output_size = grad_output.shape[2:]
+    ctx.save_for_backward(switches)
+
+
+def _backward_of_backward(ctx, grad):
+    (switches,) = ctx.saved_tensors
+    if ctx.overwrite:  # only the window that wrote last passed its gradient on
+        raise RuntimeError("max_unpool2d: mode='overwrite' has no second derivative")
+    grad_grad = torch.ops.fastconv.max_unpool2d(grad, switches, *ctx.window, ctx.output_size, False)
+    return grad_grad, None, None, None, None, None, None
+
+
+torch.library.register_autograd("fastconv::max_unpool2d", _backward, setup_context=_setup_context)
+torch.library.register_autograd(
+    "fastconv::max_unpool2d_backward",
+    _backward_of_backward,
+    setup_context=_setup_context_of_backward,
+)
