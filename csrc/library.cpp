@@ -2,8 +2,12 @@
 //
 // Each op is documented on its page, fastconv/ops/<op>.py; csrc/README.md shows how a call travels.
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 #include <torch/csrc/stable/library.h>
 
+#include <array>
+
+#include "core/philox.h"
 #include "cpu/isa.h"
 
 STABLE_TORCH_LIBRARY(fastconv, m) {
@@ -31,6 +35,14 @@ PYBIND11_MODULE(_C, m) {
     info["cuda_architectures"] = FASTCONV_CUDA_ARCHITECTURES;
     return info;
   });
+  m.def(
+      "philox4x32",
+      [](uint64_t seed, uint64_t counter, uint64_t counter_high) {
+        const fastconv::Philox4 drawn = fastconv::philox4x32(seed, counter, counter_high);
+        return std::array<uint32_t, 4>{drawn.word[0], drawn.word[1], drawn.word[2], drawn.word[3]};
+      },
+      pybind11::arg("seed"), pybind11::arg("counter"), pybind11::arg("counter_high") = 0,
+      "The four 32-bit words that Philox4x32-10 gives for a seed and a 128-bit counter.");
   m.def(
       "cpu_capability", [] { return fastconv::isa_name(fastconv::current_isa()); },
       "The instruction set that the CPU kernels run with: baseline, avx2 or avx512.");
