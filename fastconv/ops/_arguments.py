@@ -13,10 +13,13 @@ def pair(op: str, name: str, value: IntOrPair) -> list[int]:
     """An int or a sequence of one or two ints as ``[height, width]``."""
     if isinstance(value, int) and not isinstance(value, bool):
         return [value, value]
-    if isinstance(value, Sequence) and not isinstance(value, str) and len(value) in (1, 2):
-        # torch.SymInt counts as a number here: sizes are symbolic under torch.compile.
-        if all(isinstance(v, (int, torch.SymInt)) and not isinstance(v, bool) for v in value):
-            return [value[0], value[-1]]
+    # torch.SymInt counts as an int: sizes are symbolic under torch.compile.
+    if (
+        isinstance(value, Sequence)
+        and len(value) in (1, 2)
+        and all(isinstance(v, int | torch.SymInt) and not isinstance(v, bool) for v in value)
+    ):
+        return [value[0], value[-1]]
     raise TypeError(f"{op}: {name} must be an int or a pair of ints (got {name}={value!r})")
 
 
