@@ -13,6 +13,12 @@
 STABLE_TORCH_LIBRARY(fastconv, m) {
   m.def("cuda_probe(Tensor input) -> Tensor");
   m.def(
+      "local_response_norm(Tensor input, int size, float alpha, float beta, float k, bool within) "
+      "-> Tensor");
+  m.def(
+      "local_response_norm_backward(Tensor grad_output, Tensor input, int size, float alpha, "
+      "float beta, float k, bool within) -> Tensor");
+  m.def(
       "max_pool2d(Tensor input, int[] kernel_size, int[] stride, int[] padding, int[] dilation, "
       "bool ceil_mode) -> (Tensor output, Tensor switches)");
   m.def(

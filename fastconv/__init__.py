@@ -2,11 +2,17 @@
 
 from fastconv._library import info
 from fastconv._version import __version__
-from fastconv.ops import max_pool2d, max_pool2d_with_switches, max_unpool2d
+from fastconv.ops import (
+    local_response_norm,
+    max_pool2d,
+    max_pool2d_with_switches,
+    max_unpool2d,
+)
 
 __all__ = [
     "__version__",
     "info",
+    "local_response_norm",
     "max_pool2d",
     "max_pool2d_with_switches",
     "max_unpool2d",

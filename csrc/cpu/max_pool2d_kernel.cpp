@@ -31,18 +31,14 @@ static void pool_row_channels_last(const scalar_t* image, scalar_t* output, uint
         const scalar_t* row = image + ((y0 + r * p.h.dilation) * p.w.input) * p.channels + c;
         for (int64_t s = s0; s < s1; ++s) {
           const scalar_t* at = row + (x0 + s * p.w.dilation) * p.channels;
-          const vec_t<acc_t> value = n == kLanes ? load(at) : load_n(at, n);
+          const vec_t<acc_t> value = load_n(at, n);
           const auto better = (value > best) | (value != value);
           best = better ? value : best;
           which = better ? int_vec_t<acc_t>{} + int(r * p.w.kernel + s) : which;
         }
       }
       const int64_t o = pw * p.channels + c;
-      if (n == kLanes) {
-        store(best, output + o);
-      } else {
-        store_n(best, output + o, n);
-      }
+      store_n(best, output + o, n);
       store_bytes_n<acc_t>(which, switches + o, n);
     }
   }

@@ -32,16 +32,12 @@ static void unpool_row_channels_last(const scalar_t* pooled, const uint8_t* swit
           const int64_t at = (ph * p.w.output + pw) * p.channels + c;
           const auto hit =
               load_bytes_n<acc_t>(switches + at, n) == int_vec_t<acc_t>{} + int(r * p.w.kernel + s);
-          const vec_t<acc_t> value = n == kLanes ? load(pooled + at) : load_n(pooled + at, n);
+          const vec_t<acc_t> value = load_n(pooled + at, n);
           sum = hit ? (overwrite ? value : sum + value) : sum;
         }
       }
       scalar_t* to = output + w * p.channels + c;
-      if (n == kLanes) {
-        store(sum, to);
-      } else {
-        store_n(sum, to, n);
-      }
+      store_n(sum, to, n);
     }
   }
 }

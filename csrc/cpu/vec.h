@@ -55,7 +55,7 @@ static inline vec_t<acc_t> splat(acc_t x) {
   return vec_t<acc_t>{} + x;
 }
 
-// load: kLanes elements; load_n: the first n of them, the rest 0. Likewise store.
+// load: kLanes elements; load_n: the first n <= kLanes of them, the rest 0. Likewise store.
 
 static inline vec_t<float> load(const float* p) {
   vec_t<float> v;
@@ -118,12 +118,14 @@ static inline void store(vec_t<float> v, half* p) {
 
 template <typename scalar_t>
 static inline vec_t<accumulate_t<scalar_t>> load_n(const scalar_t* p, int n) {
+  if (n == Vec<accumulate_t<scalar_t>>::kLanes) return load(p);
   scalar_t lanes[Vec<accumulate_t<scalar_t>>::kLanes] = {};
   memcpy(lanes, p, n * sizeof(scalar_t));
   return load(lanes);
 }
 template <typename scalar_t>
 static inline void store_n(vec_t<accumulate_t<scalar_t>> v, scalar_t* p, int n) {
+  if (n == Vec<accumulate_t<scalar_t>>::kLanes) return store(v, p);
   scalar_t lanes[Vec<accumulate_t<scalar_t>>::kLanes];
   store(v, lanes);
   memcpy(p, lanes, n * sizeof(scalar_t));

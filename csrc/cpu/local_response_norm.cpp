@@ -1,0 +1,68 @@
+#include "cpu/local_response_norm.h"
+
+#include <torch/csrc/stable/library.h>
+
+#include "cpu/dispatch.h"
+#include "glue/response_norm.h"
+
+namespace fastconv {
+
+static int64_t cost_of_unit(const Tensor& t, int64_t units) {
+  constexpr int64_t kCostPerElement = 16;
+  return units ? kCostPerElement * (t.numel() / units) : 0;
+}
+
+static Tensor local_response_norm(const Tensor& input, int64_t size, double alpha, double beta,
+                                  double k, bool within) {
+  const char* op = "local_response_norm";
+  const ResponseNorm p = response_norm_of(op, input, size, alpha, beta, k, within);
+  const MemoryFormat format = memory_format_of(input);
+  const Tensor x = contiguous_as(input, format);
+  Tensor output = new_tensor(x, {p.batch, p.maps, p.height, p.width}, x.scalar_type(), format);
+  if (output.numel() == 0) return output;
+
+  const int64_t units = response_norm_units(p);
+  FASTCONV_DISPATCH_FLOATING(
+      x.scalar_type(),
+      parallel_over(units, cost_of_unit(x, units), [&](int64_t begin, int64_t end) {
+        FASTCONV_ISA_CALL(local_response_norm_forward(
+            data<scalar_t>(x), mutable_data<scalar_t>(output), p, begin, end));
+      }))
+  return output;
+}
+
+static Tensor local_response_norm_backward(const Tensor& grad_output, const Tensor& input,
+                                           int64_t size, double alpha, double beta, double k,
+                                           bool within) {
+  const char* op = "local_response_norm_backward";
+  const ResponseNorm p = response_norm_of(op, input, size, alpha, beta, k, within);
+  check_same_dtype(op, "grad_output", grad_output, "input", input);
+  check_same_device(op, "grad_output", grad_output, "input", input);
+  check_rank4(op, "grad_output", grad_output);
+  for (int64_t d = 0; d < 4; ++d) {
+    FASTCONV_CHECK(op, grad_output.size(d) == input.size(d),
+                   "grad_output must have the shape of input (got ", shape_text(grad_output),
+                   " and ", shape_text(input), ")");
+  }
+  const MemoryFormat format = memory_format_of(input);
+  const Tensor x = contiguous_as(input, format), g = contiguous_as(grad_output, format);
+  Tensor grad_input = new_tensor(x, {p.batch, p.maps, p.height, p.width}, x.scalar_type(), format);
+  if (grad_input.numel() == 0) return grad_input;
+
+  const int64_t units = response_norm_units(p);
+  FASTCONV_DISPATCH_FLOATING(
+      x.scalar_type(),
+      parallel_over(units, 2 * cost_of_unit(x, units), [&](int64_t begin, int64_t end) {
+        FASTCONV_ISA_CALL(local_response_norm_backward(data<scalar_t>(g), data<scalar_t>(x),
+                                                       mutable_data<scalar_t>(grad_input), p, begin,
+                                                       end));
+      }))
+  return grad_input;
+}
+
+STABLE_TORCH_LIBRARY_IMPL(fastconv, CPU, m) {
+  m.impl("local_response_norm", TORCH_BOX(&local_response_norm));
+  m.impl("local_response_norm_backward", TORCH_BOX(&local_response_norm_backward));
+}
+
+}  // namespace fastconv
