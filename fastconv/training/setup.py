@@ -195,7 +195,17 @@ def _default_workers(device: torch.device) -> int:
 def _statistics(
     recipe: str, dataset: Any, input_size: tuple[int, int, int], progress: Progress
 ) -> dict[str, torch.Tensor]:
-    raise NotImplementedError
+    if recipe == "digits":
+        return {}
+    size = data.classic_size(input_size)
+    total = len(dataset)
+    progress.start("statistics", total)
+    try:
+        return data.compute_statistics(
+            dataset, size, lambda done, _: progress.update(done), channels=input_size[0]
+        )
+    finally:
+        progress.finish()
 
 
 def _names(settings: Settings) -> dict[str, str]:

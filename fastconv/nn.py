@@ -1,0 +1,147 @@
+"""The ops as layers, with torch.nn's signatures, attributes and state_dict keys.
+
+Where torch.nn has the layer, ours is a subclass of it: ``isinstance`` checks, initialisers and
+saved weights go on working.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastconv import ops
+
+__all__ = ["Conv2d", "LocalResponseNorm", "MaxPool2d", "MaxUnpool2d"]
+
+
+class Conv2d(nn.Conv2d):
+    """:func:`fastconv.conv2d` as a layer: ``torch.nn.Conv2d`` and two options.
+
+    Args:
+        activation: "none", or "relu" to clip the output at 0 in the same pass.
+        algorithm: "auto", "fastconv" or "library".
+    """
+
+    def __init__(self, *args, activation: str = "none", algorithm: str = "auto", **kwargs):
+        super().__init__(*args, **kwargs)
+        self.activation = activation
+        self.algorithm = algorithm
+
+    def forward(self, input: Tensor) -> Tensor:
+        padding = self.padding
+        if self.padding_mode != "zeros":
+            input = F.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode)
+            padding = 0
+        return ops.conv2d(
+            input,
+            self.weight,
+            self.bias,
+            self.stride,
+            padding,
+            self.dilation,
+            self.groups,
+            activation=self.activation,
+            algorithm=self.algorithm,
+        )
+
+    def extra_repr(self) -> str:
+        text = super().extra_repr()
+        if self.activation != "none":
+            text += f", activation={self.activation}"
+        if self.algorithm != "auto":
+            text += f", algorithm={self.algorithm}"
+        return text
+
+
+class MaxPool2d(nn.MaxPool2d):
+    """:func:`fastconv.max_pool2d` as a layer: ``torch.nn.MaxPool2d``."""
+
+    def forward(self, input: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        return ops.max_pool2d(
+            input,
+            self.kernel_size,
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.ceil_mode,
+            self.return_indices,
+        )
+
+
+class MaxUnpool2d(nn.MaxUnpool2d):
+    """:func:`fastconv.max_unpool2d` as a layer: ``torch.nn.MaxUnpool2d`` with switches.
+
+    ``forward(input, switches, output_size=None)`` takes the uint8 switches of
+    :func:`fastconv.max_pool2d_with_switches`, or the int64 indices that a pooling layer with
+    ``return_indices=True`` gives. With switches, values that share a place are added (``mode=
+    "accumulate"``) or the last one stays (``"overwrite"``); with indices this is torch's layer.
+    """
+
+    def __init__(self, *args, mode: str = "accumulate", **kwargs):
+        super().__init__(*args, **kwargs)
+        self.mode = mode
+
+    def forward(
+        self, input: Tensor, indices: Tensor, output_size: list[int] | None = None
+    ) -> Tensor:
+        if not indices.is_floating_point() and indices.element_size() == 8:
+            return super().forward(input, indices, output_size)
+        if output_size is None:
+            windows = zip(
+                input.shape[-2:], self.kernel_size, self.stride, self.padding, strict=True
+            )
+            output_size = [(size - 1) * s - 2 * p + k for size, k, s, p in windows]
+        return ops.max_unpool2d(
+            input,
+            indices,
+            self.kernel_size,
+            self.stride,
+            self.padding,
+            output_size=list(output_size)[-2:],
+            mode=self.mode,
+        )
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, mode={self.mode}"
+
+
+class LocalResponseNorm(nn.LocalResponseNorm):
+    """:func:`fastconv.local_response_norm` as a layer: ``torch.nn.LocalResponseNorm``.
+
+    Args:
+        alpha_mode: "mean" (torch, Caffe, the 2012 code) or "sum" (the paper's formula).
+        region: "across" maps or "within" each.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        alpha: float = 1e-4,
+        beta: float = 0.75,
+        k: float = 1.0,
+        *,
+        alpha_mode: str = "mean",
+        region: str = "across",
+    ):
+        super().__init__(size, alpha, beta, k)
+        self.alpha_mode = alpha_mode
+        self.region = region
+
+    def forward(self, input: Tensor) -> Tensor:
+        return ops.local_response_norm(
+            input,
+            self.size,
+            self.alpha,
+            self.beta,
+            self.k,
+            alpha_mode=self.alpha_mode,
+            region=self.region,
+        )
+
+    def extra_repr(self) -> str:
+        text = super().extra_repr()
+        if self.alpha_mode != "mean":
+            text += f", alpha_mode={self.alpha_mode}"
+        if self.region != "across":
+            text += f", region={self.region}"
+        return text
