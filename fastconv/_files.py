@@ -61,7 +61,8 @@ def write_tensors(
     """Write a safetensors file atomically; `metadata` values become text."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic_path(path) as temporary:
-        save_file(plain, temporary, {k: str(v) for k, v in (metadata or {}).items()})
+        # None, not {}: safetensors writes an unreadable header for no tensors and empty metadata.
+        save_file(plain, temporary, {k: str(v) for k, v in (metadata or {}).items()} or None)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
