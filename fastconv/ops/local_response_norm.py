@@ -58,7 +58,9 @@ def local_response_norm(
     if size < 1:
         raise ValueError(f"{op}: size must be at least 1 (got size={size})")
     if alpha_mode not in _ALPHA_MODES:
-        raise ValueError(f"{op}: alpha_mode must be 'mean' or 'sum' (got alpha_mode={alpha_mode!r})")
+        raise ValueError(
+            f"{op}: alpha_mode must be 'mean' or 'sum' (got alpha_mode={alpha_mode!r})"
+        )
     if region not in _REGIONS:
         raise ValueError(f"{op}: region must be 'across' or 'within' (got region={region!r})")
     within = region == "within"
