@@ -2,7 +2,9 @@
 //
 // Each csrc/cpu/<op>_kernel.cpp is compiled once per instruction set with FASTCONV_ISA naming the
 // namespace that its functions go to. <op>.h declares them in all of these namespaces with
-// FASTCONV_FOR_EACH_ISA, and FASTCONV_ISA_CALL picks the best one that this processor runs.
+// FASTCONV_FOR_EACH_ISA, and FASTCONV_ISA_CALL picks the best one that this processor runs. What a
+// kernel uses must live in that namespace too or have internal linkage: of a template that is the
+// same symbol in every copy (std::vector), the linker may keep the one for the wrong processor.
 #pragma once
 
 #if defined(__x86_64__) || defined(_M_X64)

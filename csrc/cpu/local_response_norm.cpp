@@ -7,9 +7,12 @@
 
 namespace fastconv {
 
-static int64_t cost_of_unit(const Tensor& t, int64_t units) {
-  constexpr int64_t kCostPerElement = 16;
-  return units ? kCostPerElement * (t.numel() / units) : 0;
+// Splits the units of a problem with so many elements over torch's threads.
+template <typename scalar_t, class F>
+static void parallel_over_units(const ResponseNorm& p, int64_t elements, int64_t cost_of_element,
+                                const F& body) {
+  const int64_t units = response_norm_units<scalar_t>(p);
+  parallel_over(units, cost_of_element * (elements / units), body);
 }
 
 static Tensor local_response_norm(const Tensor& input, int64_t size, double alpha, double beta,
@@ -21,10 +24,9 @@ static Tensor local_response_norm(const Tensor& input, int64_t size, double alph
   Tensor output = new_tensor(x, {p.batch, p.maps, p.height, p.width}, x.scalar_type(), format);
   if (output.numel() == 0) return output;
 
-  const int64_t units = response_norm_units(p);
   FASTCONV_DISPATCH_FLOATING(
       x.scalar_type(),
-      parallel_over(units, cost_of_unit(x, units), [&](int64_t begin, int64_t end) {
+      parallel_over_units<scalar_t>(p, x.numel(), 16, [&](int64_t begin, int64_t end) {
         FASTCONV_ISA_CALL(local_response_norm_forward(
             data<scalar_t>(x), mutable_data<scalar_t>(output), p, begin, end));
       }))
@@ -49,10 +51,9 @@ static Tensor local_response_norm_backward(const Tensor& grad_output, const Tens
   Tensor grad_input = new_tensor(x, {p.batch, p.maps, p.height, p.width}, x.scalar_type(), format);
   if (grad_input.numel() == 0) return grad_input;
 
-  const int64_t units = response_norm_units(p);
   FASTCONV_DISPATCH_FLOATING(
       x.scalar_type(),
-      parallel_over(units, 2 * cost_of_unit(x, units), [&](int64_t begin, int64_t end) {
+      parallel_over_units<scalar_t>(p, x.numel(), 32, [&](int64_t begin, int64_t end) {
         FASTCONV_ISA_CALL(local_response_norm_backward(data<scalar_t>(g), data<scalar_t>(x),
                                                        mutable_data<scalar_t>(grad_input), p, begin,
                                                        end));

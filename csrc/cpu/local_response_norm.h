@@ -6,14 +6,16 @@
 
 namespace fastconv {
 
-// Units of work. Across maps: tiles of kTilePixels pixels with all their maps. Within a map: rows
-// of an image (channels_last: batch * height) or of a map (batch * maps * height).
-constexpr int64_t kTilePixels = 64;
+// Units of work. Across maps: tiles of a few cache lines of pixels, with all their maps. Within a
+// map: rows of an image (channels_last: batch * height) or of a map (batch * maps * height).
+template <typename scalar_t>
+constexpr int64_t kTilePixels = 256 / sizeof(scalar_t);
 
-inline int64_t response_norm_units(const ResponseNorm& p) {
+template <typename scalar_t>
+static inline int64_t response_norm_units(const ResponseNorm& p) {
   if (p.within) return p.batch * p.height * (p.channels_last ? 1 : p.maps);
-  if (p.channels_last) return ceil_div(p.batch * p.pixels(), kTilePixels);
-  return p.batch * ceil_div(p.pixels(), kTilePixels);
+  if (p.channels_last) return ceil_div(p.batch * p.pixels(), kTilePixels<scalar_t>);
+  return p.batch * ceil_div(p.pixels(), kTilePixels<scalar_t>);
 }
 
 // Each call does the units [begin, end).

@@ -11,11 +11,10 @@
 //
 //                          run of contiguous elements     step           line buffer holds
 //   across, channels_last  the maps of one pixel          1              squares
-//   across, contiguous     kTilePixels pixels of one map  kTilePixels    squares
+//   across, contiguous     kPixels pixels of one map      kPixels        squares
 //   within, channels_last  one row of an image            maps           squares summed over rows
 //   within, contiguous     one row of a map               1              squares summed over rows
-#include <vector>
-
+#include "cpu/buffer.h"
 #include "cpu/local_response_norm.h"
 #include "cpu/vec_math.h"
 
@@ -32,10 +31,10 @@ static inline vector_t power_of(vector_t s, double beta) {
   return power == Power::half ? root : root * sqrt_of(root);
 }
 
-// `runs` stretches of `length` contiguous elements, `stride` apart in memory and `line_stride`
-// apart in a line buffer, in which the neighbours along the window's axis are `step` apart.
+// The elements of a unit of work: `runs` stretches of `length` contiguous elements, the first at
+// `start`, `stride` apart in memory and `line_stride` apart in a line buffer.
 struct Tile {
-  int64_t runs, length, stride, line_stride, step;
+  int64_t start, runs, length, stride, line_stride;
 };
 
 // Calls body(offset in memory, offset in the line buffer, number of lanes) for each vector.
@@ -43,8 +42,9 @@ template <typename acc_t, class F>
 static inline void for_each_vector(const Tile& tile, const F& body) {
   constexpr int kLanes = Vec<acc_t>::kLanes;
   for (int64_t run = 0; run < tile.runs; ++run) {
+    const int64_t memory = tile.start + run * tile.stride, line = run * tile.line_stride;
     for (int64_t i = 0; i < tile.length; i += kLanes) {
-      body(run * tile.stride + i, run * tile.line_stride + i, int(min_of(kLanes, tile.length - i)));
+      body(memory + i, line + i, int(min_of(kLanes, tile.length - i)));
     }
   }
 }
@@ -63,153 +63,132 @@ class Kernel {
   using vector_t = vec_t<acc_t>;
 
   explicit Kernel(const ResponseNorm& problem)
-      : p(problem), taps(p.before + p.after + 1), pad(max_of(p.before, p.after)) {}
+      : p(problem),
+        taps(p.before + p.after + 1),
+        pad(max_of(p.before, p.after)),
+        step(p.within ? (p.channels_last ? p.maps : 1) : (p.channels_last ? 1 : kPixels)) {}
 
-  void forward(const scalar_t* input, scalar_t* output, int64_t begin, int64_t end) {
-    squares.assign(line_elements(), 0);
+  void forward(const scalar_t* input, scalar_t* output, int64_t begin, int64_t end) const {
+    Buffer<acc_t> squares(line_elements());
+    acc_t* line = squares.data() + origin();
     for (int64_t unit = begin; unit < end; ++unit) {
-      int64_t at;
-      const Tile tile = tile_of(unit, at);
-      acc_t* line = squares.data() + pad * tile.step;
-      if (p.within) {
-        sum_square_rows(input + at, line, tile, unit % p.height);
-      } else {
-        square(input + at, line, tile);
-      }
-      normalise(input + at, line, output + at, tile);
+      const Tile tile = tile_of(unit);
+      fill_squares(input, line, tile, unit);
+      for_each_vector<acc_t>(tile, [&](int64_t i, int64_t at, int n) {
+        const vector_t scale = scale_at(line + at);
+        store_n(load_n(input + i, n) / power_of<power>(scale, p.beta), output + i, n);
+      });
     }
   }
 
   void backward(const scalar_t* grad_output, const scalar_t* input, scalar_t* grad_input,
-                int64_t begin, int64_t end) {
-    squares.assign(line_elements(), 0);
-    ratios.assign(line_elements(), 0);
-    if (p.within) return backward_within(grad_output, input, grad_input, begin, end);
-    direct.resize(line_elements());
+                int64_t begin, int64_t end) const {
+    Buffer<acc_t> squares(line_elements()), ratios(line_elements()), direct(line_elements());
+    acc_t *line = squares.data() + origin(), *ratio = ratios.data() + origin();
     for (int64_t unit = begin; unit < end; ++unit) {
-      int64_t at;
-      const Tile tile = tile_of(unit, at);
-      const int64_t origin = pad * tile.step;
-      square(input + at, squares.data() + origin, tile);
-      divide_gradient(grad_output + at, input + at, squares.data() + origin, direct.data() + origin,
-                      ratios.data() + origin, tile);
-      finish_gradient(input + at, direct.data() + origin, ratios.data() + origin, grad_input + at,
-                      tile);
+      const Tile tile = tile_of(unit);
+      fill_squares(input, line, tile, unit);
+      divide_gradient(grad_output, input, line, direct.data(), ratio, tile);
+      subtract_ratios(input, direct.data(), ratio, grad_input, tile);
+    }
+  }
+
+  // Within a map the ratios are summed over rows too: a ring keeps those of the last `taps` rows.
+  void backward_within(const scalar_t* grad_output, const scalar_t* input, scalar_t* grad_input,
+                       int64_t begin, int64_t end) const {
+    const int64_t row = row_elements();
+    Buffer<acc_t> squares(line_elements()), ratios(line_elements());
+    Buffer<acc_t> ring_ratio(taps * row), ring_direct(taps * row);
+    acc_t *line = squares.data() + origin(), *ratio = ratios.data() + origin();
+    int64_t done = 0;  // rows of this map that went through the ring
+    for (int64_t unit = begin; unit < end; ++unit) {
+      const int64_t h = unit % p.height;
+      const int64_t y0 = max_of(0, h - p.after), y1 = min_of(p.height, h + p.before + 1);
+      if (unit == begin || h == 0) done = y0;
+      for (; done < y1; ++done) {
+        const int64_t ahead = unit + done - h, slot = done % taps * row;
+        const Tile tile = tile_of(ahead);
+        fill_squares(input, line, tile, ahead);
+        divide_gradient(grad_output, input, line, ring_direct.data() + slot,
+                        ring_ratio.data() + slot, tile);
+      }
+      const Tile tile = tile_of(unit);
+      for_each_vector<acc_t>(tile, [&](int64_t, int64_t at, int n) {
+        vector_t sum{};
+        for (int64_t y = y0; y < y1; ++y) sum += load_n(ring_ratio.data() + y % taps * row + at, n);
+        store_n(sum, ratio + at, n);
+      });
+      subtract_ratios(input, ring_direct.data() + h % taps * row, ratio, grad_input, tile);
     }
   }
 
  private:
+  static constexpr int64_t kPixels = kTilePixels<scalar_t>;
   const ResponseNorm p;
   const int64_t taps, pad;
-  std::vector<acc_t> squares, ratios, direct;  // line buffers
+  const int64_t step;  // from one neighbour along the window's axis to the next, in a line buffer
 
-  int64_t row_elements() const { return p.width * (p.channels_last ? p.maps : 1); }
+  int64_t row_elements() const { return p.width * step; }  // within
 
-  // Room for a tile, its padding, and a last vector that hangs over.
+  // A line buffer: a tile, `pad` zeros on both sides of each stretch along the window's axis, and
+  // room for a last vector that hangs over. The tile's first element stands at the origin.
+  int64_t origin() const { return pad * step; }
   int64_t line_elements() const {
-    constexpr int64_t kOverhang = Vec<acc_t>::kLanes;
-    if (!p.within) return kTilePixels * (p.maps + 2 * pad) + kOverhang;
-    return row_elements() + 2 * pad * (p.channels_last ? p.maps : 1) + kOverhang;
+    const int64_t elements =
+        p.within ? row_elements() + 2 * origin() : kPixels * (p.maps + 2 * pad);
+    return elements + Vec<acc_t>::kLanes;
   }
 
-  // The tile of a unit, and where in memory it begins.
-  Tile tile_of(int64_t unit, int64_t& at) const {
-    if (p.within) {
-      at = unit * row_elements();
-      return {1, row_elements(), 0, 0, p.channels_last ? p.maps : 1};
-    }
+  Tile tile_of(int64_t unit) const {
+    if (p.within) return {unit * row_elements(), 1, row_elements(), 0, 0};
     if (p.channels_last) {
-      const int64_t first = unit * kTilePixels;
-      at = first * p.maps;
-      return {min_of(kTilePixels, p.batch * p.pixels() - first), p.maps, p.maps, p.maps + 2 * pad,
-              1};
+      const int64_t first = unit * kPixels, rest = p.batch * p.pixels() - first;
+      return {first * p.maps, min_of(kPixels, rest), p.maps, p.maps, p.maps + 2 * pad};
     }
-    const int64_t tiles = ceil_div(p.pixels(), kTilePixels);
-    const int64_t first = unit % tiles * kTilePixels;
-    at = unit / tiles * p.maps * p.pixels() + first;
-    return {p.maps, min_of(kTilePixels, p.pixels() - first), p.pixels(), kTilePixels, kTilePixels};
+    const int64_t tiles = ceil_div(p.pixels(), kPixels);
+    const int64_t n = unit / tiles, first = unit % tiles * kPixels;
+    const int64_t image = p.maps * p.pixels(), rest = p.pixels() - first;
+    return {n * image + first, p.maps, min_of(kPixels, rest), p.pixels(), kPixels};
   }
 
-  static void square(const scalar_t* input, acc_t* line, const Tile& tile) {
-    for_each_vector<acc_t>(tile, [&](int64_t i, int64_t at, int n) {
-      const vector_t x = load_n(input + i, n);
-      store_n(x * x, line + at, n);
-    });
-  }
-
-  // Squares summed over the rows of the window of row h, where `row` points.
-  void sum_square_rows(const scalar_t* row, acc_t* line, const Tile& tile, int64_t h) const {
-    const int64_t y0 = max_of(-p.before, -h), y1 = min_of(p.after, p.height - 1 - h);
+  // Squares, or (within) squares summed over the rows of the window.
+  void fill_squares(const scalar_t* input, acc_t* line, const Tile& tile, int64_t unit) const {
+    const int64_t h = unit % p.height;
+    const int64_t y0 = p.within ? max_of(-p.before, -h) : 0;
+    const int64_t y1 = p.within ? min_of(p.after, p.height - 1 - h) : 0;
     for_each_vector<acc_t>(tile, [&](int64_t i, int64_t at, int n) {
       vector_t sum{};
       for (int64_t y = y0; y <= y1; ++y) {
-        const vector_t x = load_n(row + y * tile.length + i, n);
+        const vector_t x = load_n(input + i + y * tile.length, n);
         sum += x * x;
       }
       store_n(sum, line + at, n);
     });
   }
 
-  vector_t scale_at(const acc_t* squares_at, int64_t step) const {
-    return acc_t(p.k) + acc_t(p.alpha) * window_sum(squares_at - p.before * step, step, taps);
-  }
-
-  void normalise(const scalar_t* input, const acc_t* line, scalar_t* output,
-                 const Tile& tile) const {
-    for_each_vector<acc_t>(tile, [&](int64_t i, int64_t at, int n) {
-      const vector_t scale = scale_at(line + at, tile.step);
-      store_n(load_n(input + i, n) / power_of<power>(scale, p.beta), output + i, n);
-    });
+  vector_t scale_at(const acc_t* squares) const {
+    return acc_t(p.k) + acc_t(p.alpha) * window_sum(squares - p.before * step, step, taps);
   }
 
   void divide_gradient(const scalar_t* grad_output, const scalar_t* input, const acc_t* line,
-                       acc_t* direct_line, acc_t* ratio_line, const Tile& tile) const {
+                       acc_t* direct, acc_t* ratio, const Tile& tile) const {
     for_each_vector<acc_t>(tile, [&](int64_t i, int64_t at, int n) {
-      const vector_t scale = scale_at(line + at, tile.step);
+      const vector_t scale = scale_at(line + at);
       const vector_t quotient = load_n(grad_output + i, n) / power_of<power>(scale, p.beta);
-      store_n(quotient, direct_line + at, n);
-      store_n(quotient * load_n(input + i, n) / scale, ratio_line + at, n);
+      store_n(quotient, direct + at, n);
+      store_n(quotient * load_n(input + i, n) / scale, ratio + at, n);
     });
   }
 
   // The windows that hold i are those of [i - after, i + before].
-  void finish_gradient(const scalar_t* input, const acc_t* direct_line, const acc_t* ratio_line,
+  void subtract_ratios(const scalar_t* input, const acc_t* direct, const acc_t* ratio,
                        scalar_t* grad_input, const Tile& tile) const {
     const acc_t factor = acc_t(2 * p.alpha * p.beta);
     for_each_vector<acc_t>(tile, [&](int64_t i, int64_t at, int n) {
-      const vector_t sum = window_sum(ratio_line + at - p.after * tile.step, tile.step, taps);
+      const vector_t sum = window_sum(ratio + at - p.after * step, step, taps);
       const vector_t through_scale = factor * load_n(input + i, n) * sum;
-      store_n(load_n(direct_line + at, n) - through_scale, grad_input + i, n);
+      store_n(load_n(direct + at, n) - through_scale, grad_input + i, n);
     });
-  }
-
-  // Rows in order, with a ring of the ratios of the last `taps` rows.
-  void backward_within(const scalar_t* grad_output, const scalar_t* input, scalar_t* grad_input,
-                       int64_t begin, int64_t end) {
-    const int64_t row = row_elements();
-    std::vector<acc_t> ring_ratio(taps * row), ring_direct(taps * row);
-    int64_t done = 0;  // rows of this map whose ratios have been computed
-    for (int64_t unit = begin; unit < end; ++unit) {
-      const int64_t h = unit % p.height;
-      const int64_t y0 = max_of(0, h - p.after), y1 = min_of(p.height, h + p.before + 1);
-      if (unit == begin || h == 0) done = y0;
-      int64_t at;
-      const Tile tile = tile_of(unit, at);
-      const int64_t origin = pad * tile.step;
-      for (; done < y1; ++done) {
-        const int64_t there = at + (done - h) * row, slot = done % taps * row;
-        sum_square_rows(input + there, squares.data() + origin, tile, done);
-        divide_gradient(grad_output + there, input + there, squares.data() + origin,
-                        ring_direct.data() + slot, ring_ratio.data() + slot, tile);
-      }
-      for_each_vector<acc_t>(tile, [&](int64_t, int64_t i, int n) {
-        vector_t sum{};
-        for (int64_t y = y0; y < y1; ++y) sum += load_n(&ring_ratio[y % taps * row + i], n);
-        store_n(sum, ratios.data() + origin + i, n);
-      });
-      finish_gradient(input + at, ring_direct.data() + h % taps * row, ratios.data() + origin,
-                      grad_input + at, tile);
-    }
   }
 };
 
@@ -225,15 +204,17 @@ static void with_kernel(const ResponseNorm& p, const F& body) {
 template <typename scalar_t>
 void local_response_norm_forward(const scalar_t* input, scalar_t* output, const ResponseNorm& p,
                                  int64_t begin, int64_t end) {
-  with_kernel<scalar_t>(p, [&](auto kernel) { kernel.forward(input, output, begin, end); });
+  with_kernel<scalar_t>(p, [&](const auto& kernel) { kernel.forward(input, output, begin, end); });
 }
 
 template <typename scalar_t>
 void local_response_norm_backward(const scalar_t* grad_output, const scalar_t* input,
                                   scalar_t* grad_input, const ResponseNorm& p, int64_t begin,
                                   int64_t end) {
-  with_kernel<scalar_t>(
-      p, [&](auto kernel) { kernel.backward(grad_output, input, grad_input, begin, end); });
+  with_kernel<scalar_t>(p, [&](const auto& kernel) {
+    if (p.within) return kernel.backward_within(grad_output, input, grad_input, begin, end);
+    kernel.backward(grad_output, input, grad_input, begin, end);
+  });
 }
 
 #define INSTANTIATE(scalar_t)                                                                \
