@@ -64,7 +64,7 @@ def compute_statistics(
 
 
 def principal_components(covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Eigenvalues, falling, and unit eigenvectors as columns, each with a positive largest entry."""
+    """Eigenvalues, falling, and unit eigenvectors as columns, the largest entry positive."""
     values, vectors = np.linalg.eigh(covariance)
     values, vectors = values[::-1].clip(min=0), vectors[:, ::-1]
     largest = np.abs(vectors).argmax(axis=0)
