@@ -38,15 +38,15 @@ def recipe(
     train: bool = False,
     *,
     mean: str = "image",
+    units: str = "std",
     pca_noise: float = 0.1,
 ) -> Transform:
     """Build the pipeline of a recipe, for training or for evaluation.
 
     ``"classic"`` is AlexNet's and ZFNet's (Krizhevsky, Sutskever & Hinton, NIPS 2012, sections 2
     and 4.1; Zeiler & Fergus, 2013, section 3): shortest side to S, centre SxS, minus the mean;
-    in training a random crop, a flip and colour noise, in evaluation the centre crop. Values are
-    then divided by the standard deviation of all of the data's values, one number, so that inputs
-    of any data set have a spread of 1. (The original feeds values of 0 to 255 minus the mean.)
+    in training a random crop, a flip and colour noise, in evaluation the centre crop. The values
+    are at last put into ``units``.
 
     ``"digits"`` is one channel, resized to the input size, with values in [0, 1].
 
@@ -57,6 +57,10 @@ def recipe(
             channels; for "classic" only.
         train: with the random steps.
         mean: subtract the mean "image" or the mean "color".
+        units: "std" divides by the standard deviation of all of the data's values, one number, so
+            that the inputs have a spread of 1 whatever the data; "pixels" leaves grey levels, 255
+            from black to white, a spread of about 70, which is what the papers' nets are fed and
+            their initial weights of 0.01 are made for.
         pca_noise: sigma of `PCANoise`; 0 leaves it out.
     """
     if name not in RECIPES:
@@ -70,6 +74,8 @@ def recipe(
         raise ValueError(f"recipe: classic has 1 or 3 channels (got input_size={input_size})")
     if mean not in ("image", "color"):
         raise ValueError(f"recipe: mean must be image or color (got {mean!r})")
+    if units not in ("std", "pixels"):
+        raise ValueError(f"recipe: units must be std or pixels (got {units!r})")
     size = classic_size(input_size)
     steps = [Grayscale()] if channels == 1 else []
     steps += [Resize(size), CenterCrop(size), ToTensor()]
@@ -81,7 +87,8 @@ def recipe(
             steps += [PCANoise(values, vectors, pca_noise)]
     else:
         steps += [CenterCrop((height, width))]
-    return Compose([*steps, Normalize(0, _statistic(statistics, "std"))])
+    unit = _statistic(statistics, "std") if units == "std" else 1 / 255
+    return Compose([*steps, Normalize(0, unit)])
 
 
 def _statistic(statistics: Mapping[str, Tensor] | None, key: str) -> Tensor:

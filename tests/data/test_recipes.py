@@ -42,13 +42,16 @@ def test_the_steps_of_classic():
     assert "PCANoise" not in names(without)
 
 
-@pytest.mark.parametrize(("mean", "value"), [("image", 2.0), ("color", 3.0)])
-def test_evaluation_subtracts_the_mean_and_divides_by_the_spread(make_picture, mean, value):
+@pytest.mark.parametrize(
+    ("mean", "units", "value"),
+    [("image", "std", 2.0), ("color", "std", 3.0), ("image", "pixels", 127.5)],
+)
+def test_evaluation_subtracts_the_mean_and_divides_by_the_unit(make_picture, mean, units, value):
     white = make_picture(50, 70).point(lambda v: 255)
-    transform = recipe("classic", (3, 32, 32), statistics(37), False, mean=mean)
+    transform = recipe("classic", (3, 32, 32), statistics(37), False, mean=mean, units=units)
     result = transform(white)
     assert result.shape == (3, 32, 32)
-    assert result.unique().tolist() == [value]
+    torch.testing.assert_close(result, torch.full_like(result, value), rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -90,6 +93,8 @@ def test_errors(arguments, message):
         recipe(*arguments)
 
 
-def test_an_unknown_mean_is_refused():
+def test_an_unknown_choice_is_refused():
     with pytest.raises(ValueError, match=r"mean must be image or color \(got 'grey'\)"):
         recipe("classic", (3, 8, 8), statistics(9), mean="grey")
+    with pytest.raises(ValueError, match=r"units must be std or pixels \(got 'metres'\)"):
+        recipe("classic", (3, 8, 8), statistics(9), units="metres")
