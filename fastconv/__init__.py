@@ -2,11 +2,12 @@
 
 from fastconv._library import info
 from fastconv._version import __version__
-from fastconv.ops import max_pool2d, max_pool2d_with_switches, max_unpool2d
+from fastconv.ops import local_contrast_norm, max_pool2d, max_pool2d_with_switches, max_unpool2d
 
 __all__ = [
     "__version__",
     "info",
+    "local_contrast_norm",
     "max_pool2d",
     "max_pool2d_with_switches",
     "max_unpool2d",

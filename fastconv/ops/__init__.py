@@ -1,7 +1,8 @@
 """One op a page: function, reference, fake, backward."""
 
 import fastconv._library  # noqa: F401  the schemas must stand before the pages register on them
+from fastconv.ops.local_contrast_norm import local_contrast_norm
 from fastconv.ops.max_pool2d import max_pool2d, max_pool2d_with_switches
 from fastconv.ops.max_unpool2d import max_unpool2d
 
-__all__ = ["max_pool2d", "max_pool2d_with_switches", "max_unpool2d"]
+__all__ = ["local_contrast_norm", "max_pool2d", "max_pool2d_with_switches", "max_unpool2d"]
