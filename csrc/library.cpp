@@ -13,6 +13,12 @@
 STABLE_TORCH_LIBRARY(fastconv, m) {
   m.def("cuda_probe(Tensor input) -> Tensor");
   m.def(
+      "local_contrast_norm(Tensor input, int kernel_size, float sigma, bool across_maps, "
+      "bool mean_divisor, float eps) -> (Tensor output, Tensor statistics)");
+  m.def(
+      "local_contrast_norm_backward(Tensor grad_output, Tensor input, Tensor statistics, "
+      "int kernel_size, float sigma, bool across_maps, bool mean_divisor, float eps) -> Tensor");
+  m.def(
       "local_response_norm(Tensor input, int size, float alpha, float beta, float k, bool within) "
       "-> Tensor");
   m.def(

@@ -131,6 +131,21 @@ static inline void store_n(vec_t<accumulate_t<scalar_t>> v, scalar_t* p, int n) 
   memcpy(p, lanes, n * sizeof(scalar_t));
 }
 
+#if defined(__AVX512F__)
+static inline vec_t<float> load_n(const float* p, int n) {
+  return (vec_t<float>)_mm512_maskz_loadu_ps(__mmask16((1u << n) - 1), p);
+}
+static inline vec_t<double> load_n(const double* p, int n) {
+  return (vec_t<double>)_mm512_maskz_loadu_pd(__mmask8((1u << n) - 1), p);
+}
+static inline void store_n(vec_t<float> v, float* p, int n) {
+  _mm512_mask_storeu_ps(p, __mmask16((1u << n) - 1), (__m512)v);
+}
+static inline void store_n(vec_t<double> v, double* p, int n) {
+  _mm512_mask_storeu_pd(p, __mmask8((1u << n) - 1), (__m512d)v);
+}
+#endif
+
 // Switches: bytes in memory, integer lanes in registers.
 template <typename acc_t>
 static inline int_vec_t<acc_t> load_bytes_n(const uint8_t* p, int n) {
