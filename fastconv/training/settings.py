@@ -55,6 +55,7 @@ class Settings:
         "str",
         None,
         "of the network's input: pixels (0 to 255) or std (a spread of 1); the model's own",
+        ("pixels", "std"),
     )
     strict: bool = _setting("data", "bool", False, "stop at an unreadable image, do not skip it")
     workers: int | None = _setting(
