@@ -55,6 +55,15 @@ static inline vec_t<acc_t> splat(acc_t x) {
   return vec_t<acc_t>{} + x;
 }
 
+// Whether some lane of a comparison's result is true.
+template <class mask_t>
+static inline bool any_lane(mask_t mask) {
+  uint64_t parts[sizeof(mask_t) / 8], any = 0;
+  memcpy(parts, &mask, sizeof mask);
+  for (uint64_t part : parts) any |= part;
+  return any != 0;
+}
+
 // load: kLanes elements; load_n: the first n <= kLanes of them, the rest 0. Likewise store.
 
 static inline vec_t<float> load(const float* p) {
