@@ -210,5 +210,15 @@ static inline void store_bytes_n(int_vec_t<acc_t> v, uint8_t* p, int n) {
   }
 }
 
+// body(i, n) for each vector of `count` elements, at i with n lanes. Only the last can be partial;
+// for the others n is a constant, so that load_n(p, n) is a plain load.
+template <typename acc_t, class F>
+static inline __attribute__((always_inline)) void for_each_vector(int64_t count, const F& body) {
+  constexpr int kLanes = Vec<acc_t>::kLanes;
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) body(i, std::integral_constant<int, kLanes>());
+  if (i < count) body(i, int(count - i));
+}
+
 }  // namespace FASTCONV_ISA
 }  // namespace fastconv
