@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
+CAPABILITIES = ["baseline", "avx2", "avx512"]
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 FORMATS = [torch.contiguous_format, torch.channels_last]
 
@@ -78,3 +83,39 @@ def assert_refuses(cases):
         with pytest.raises((RuntimeError, ValueError, TypeError)) as caught:
             function(*args, **kwargs)
         assert text in str(caught.value), f"{text!r} is not in {str(caught.value)!r}"
+
+
+def assert_same_for_all_thread_counts(function):
+    """``function`` returns tensors; their bits must not depend on the number of threads."""
+    before = torch.get_num_threads()
+    try:
+        results = []
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            results.append(function())
+    finally:
+        torch.set_num_threads(before)
+    for result in results[1:]:
+        for a, b in zip(results[0], result, strict=True):
+            assert torch.equal(a, b)
+
+
+_RUN_WITH_CAPABILITY = """
+import sys, pytest, fastconv
+if fastconv.info()["cpu_capability"] != sys.argv[1]:
+    sys.exit(77)
+sys.exit(pytest.main(["-p", "no:cacheprovider", sys.argv[2], "-k", sys.argv[3]]))
+"""
+
+
+def assert_passes_with_capability(capability, file, selection):
+    """The tests of ``file`` that ``selection`` names pass with another instruction set."""
+    process = subprocess.run(
+        [sys.executable, "-c", _RUN_WITH_CAPABILITY, capability, file, selection],
+        env={**os.environ, "FASTCONV_CPU_CAPABILITY": capability},
+        capture_output=True,
+        text=True,
+    )
+    if process.returncode == 77:
+        pytest.skip(f"this processor has no {capability}")
+    assert process.returncode == 0, process.stdout + process.stderr

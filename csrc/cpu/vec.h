@@ -57,6 +57,15 @@ static inline vec_t<acc_t> splat(acc_t x) {
   return vec_t<acc_t>{} + x;
 }
 
+// Whether some lane of a comparison's result is true.
+template <class mask_t>
+static inline bool any_lane(mask_t mask) {
+  uint64_t parts[sizeof(mask_t) / 8], any = 0;
+  memcpy(parts, &mask, sizeof mask);
+  for (uint64_t part : parts) any |= part;
+  return any != 0;
+}
+
 // load: kLanes elements; load_n: the first n <= kLanes of them, the rest 0. Likewise store.
 
 static inline vec_t<float> load(const float* p) {
@@ -133,6 +142,20 @@ static inline void store_n(vec_t<accumulate_t<scalar_t>> v, scalar_t* p, int n) 
   memcpy(p, lanes, n * sizeof(scalar_t));
 }
 
+#if defined(__AVX512F__)
+static inline vec_t<float> load_n(const float* p, int n) {
+  return (vec_t<float>)_mm512_maskz_loadu_ps(__mmask16((1u << n) - 1), p);
+}
+static inline vec_t<double> load_n(const double* p, int n) {
+  return (vec_t<double>)_mm512_maskz_loadu_pd(__mmask8((1u << n) - 1), p);
+}
+static inline void store_n(vec_t<float> v, float* p, int n) {
+  _mm512_mask_storeu_ps(p, __mmask16((1u << n) - 1), (__m512)v);
+}
+static inline void store_n(vec_t<double> v, double* p, int n) {
+  _mm512_mask_storeu_pd(p, __mmask8((1u << n) - 1), (__m512d)v);
+}
+#endif
 // Lane l of the result is lane l & kStep ? l - kStep of b : l of a (first half of a pair of rows),
 // or l & kStep ? l of b : l + kStep of a (second half).
 template <int kStep, bool kSecond, typename vector_t, int... kLane>
@@ -185,6 +208,16 @@ static inline void store_bytes_n(int_vec_t<acc_t> v, uint8_t* p, int n) {
   } else {
     memcpy(p, &bytes, n);
   }
+}
+
+// body(i, n) for each vector of `count` elements, at i with n lanes. Only the last can be partial;
+// for the others n is a constant, so that load_n(p, n) is a plain load.
+template <typename acc_t, class F>
+static inline __attribute__((always_inline)) void for_each_vector(int64_t count, const F& body) {
+  constexpr int kLanes = Vec<acc_t>::kLanes;
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) body(i, std::integral_constant<int, kLanes>());
+  if (i < count) body(i, int(count - i));
 }
 
 }  // namespace FASTCONV_ISA

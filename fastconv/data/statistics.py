@@ -52,7 +52,7 @@ def compute_statistics(
     )
     sums = _Sums(channels, size)
     done = 0
-    for images, _, skipped in build_loader(dataset, None, 32, workers=workers, channels_last=True):
+    for images, _, skipped in build_loader(dataset, None, 32, workers=workers):
         if len(images):
             sums.add(images)
         done += len(images) + skipped
@@ -76,25 +76,26 @@ class _Sums:
         self.channels = channels
         self.size = size
         self.count = 0
-        self.image = np.zeros((size, size, channels), np.int64)
+        self.image = np.zeros((channels, size, size), np.int64)
         self.products = np.zeros((channels, channels), np.int64)
 
     def add(self, images: Tensor) -> None:
         """Add uint8 images (N, C, S, S)."""
-        pixels = images.permute(0, 2, 3, 1).numpy()
-        self.count += len(pixels)
-        self.image += pixels.sum(axis=0, dtype=np.int64)
-        # float64 multiplies fast, and exactly: a sum stays below 2^53 for 10^11 pixels.
-        values = pixels.reshape(-1, self.channels).astype(np.float64)
-        self.products += (values.T @ values).astype(np.int64)
+        self.count += len(images)
+        self.image += images.numpy().sum(axis=0, dtype=np.uint32)
+        for image in images.numpy():
+            # float64 holds these integers exactly, and its dot product outruns a thin matmul.
+            planes = image.reshape(self.channels, -1).astype(np.float64)
+            products = [[one @ other for other in planes] for one in planes]
+            self.products += np.array(products).astype(np.int64)
 
     def statistics(self) -> dict[str, Tensor]:
         pixels = self.count * self.size**2
-        mean_color = self.image.sum(axis=(0, 1)) / pixels
+        mean_color = self.image.sum(axis=(1, 2)) / pixels
         covariance = self.products / pixels - np.outer(mean_color, mean_color)
         values, vectors = principal_components(covariance / 255**2)
         results = {
-            "mean_image": self.image.transpose(2, 0, 1) / (255 * self.count),
+            "mean_image": self.image / (255 * self.count),
             "mean_color": mean_color / 255,
             "std": np.array([np.sqrt(np.trace(covariance) / self.channels) / 255]),
             "pca_values": values,
@@ -108,5 +109,7 @@ class _Sums:
 
 def _to_bytes(image) -> Tensor:
     """Pillow image to a uint8 tensor (C, H, W)."""
+    if image.mode not in ("RGB", "L"):
+        raise TypeError(f"compute_statistics: images must have 8 bits (got mode {image.mode})")
     pixels = np.array(image)
     return torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).permute(2, 0, 1)

@@ -280,8 +280,9 @@ class PCANoise(Transform):
 
     Adds ``sum_i a_i sqrt(values[i]) vectors[:, i]``, with a_i drawn from N(0, sigma^2) once an
     image: a shift in proportion to the data's own spread of colour. Krizhevsky, Sutskever & Hinton
-    (NIPS 2012), section 4.1, print the eigenvalue itself; their code multiplies by the standard
-    deviation along the component, its square root, and so does this.
+    (NIPS 2012), section 4.1, print the eigenvalue itself, whose effect would depend on the units of
+    the pixels; their code multiplies by the standard deviation along the component, its square
+    root, and so does this.
 
     Args:
         values: (C,) eigenvalues of the covariance of the colours, in the units of the tensors.

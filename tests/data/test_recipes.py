@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
@@ -42,13 +43,16 @@ def test_the_steps_of_classic():
     assert "PCANoise" not in names(without)
 
 
-@pytest.mark.parametrize(("mean", "value"), [("image", 2.0), ("color", 3.0)])
-def test_evaluation_subtracts_the_mean_and_divides_by_the_spread(make_picture, mean, value):
+@pytest.mark.parametrize(
+    ("mean", "units", "value"),
+    [("image", "std", 2.0), ("color", "std", 3.0), ("image", "pixels", 127.5)],
+)
+def test_evaluation_subtracts_the_mean_and_divides_by_the_unit(make_picture, mean, units, value):
     white = make_picture(50, 70).point(lambda v: 255)
-    transform = recipe("classic", (3, 32, 32), statistics(37), False, mean=mean)
+    transform = recipe("classic", (3, 32, 32), statistics(37), False, mean=mean, units=units)
     result = transform(white)
     assert result.shape == (3, 32, 32)
-    assert result.unique().tolist() == [value]
+    torch.testing.assert_close(result, torch.full_like(result, value), rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -65,6 +69,16 @@ def test_inputs_have_mean_0_and_spread_1(make_folder, channels):
 
 
 @pytest.mark.parametrize("train", [True, False])
+def test_plain_is_pixels_minus_mean_over_spread(make_picture, train):
+    measured = statistics(32)
+    image = make_picture(32, 32)
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255
+    expected = (pixels - measured["mean_image"]) / measured["std"]
+    got = recipe("plain", (3, 32, 32), measured, train)(image)
+    torch.testing.assert_close(got, expected)
+
+
+@pytest.mark.parametrize("train", [True, False])
 def test_a_recipe_survives_json(make_picture, train):
     measured = statistics(37)
     one = recipe("classic", (3, 32, 32), measured, train)
@@ -77,7 +91,7 @@ def test_a_recipe_survives_json(make_picture, train):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("modern", (3, 8, 8)), "unknown recipe 'modern'; known: classic, digits"),
+        (("modern", (3, 8, 8)), "unknown recipe 'modern'; known: classic, plain, digits"),
         (("digits", (3, 8, 8)), r"digits has 1 channel \(got input_size=\(3, 8, 8\)\)"),
         (("classic", (2, 8, 8)), r"1 or 3 channels \(got input_size=\(2, 8, 8\)\)"),
         (("classic", (3, 8, 9)), r"square input \(got 8x9\)"),
@@ -90,6 +104,8 @@ def test_errors(arguments, message):
         recipe(*arguments)
 
 
-def test_an_unknown_mean_is_refused():
+def test_an_unknown_choice_is_refused():
     with pytest.raises(ValueError, match=r"mean must be image or color \(got 'grey'\)"):
         recipe("classic", (3, 8, 8), statistics(9), mean="grey")
+    with pytest.raises(ValueError, match=r"units must be std or pixels \(got 'metres'\)"):
+        recipe("classic", (3, 8, 8), statistics(9), units="metres")

@@ -118,6 +118,8 @@ def test_errors(make_folder):
     dataset = open_dataset(root, "train")
     with pytest.raises(ValueError, match=r"channels must be 1 or 3 \(got 4\)"):
         compute_statistics(dataset, 8, channels=4)
+    with pytest.raises(TypeError, match=r"images must have 8 bits \(got mode F\)"):
+        compute_statistics(open_dataset(None, "val"), 8)
     for image in root.glob("train/*/*"):
         image.write_bytes(b"")
     with pytest.raises(DatasetError, match=r"ImageFolder\(.*no image could be read"):

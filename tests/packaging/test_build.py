@@ -113,7 +113,9 @@ def test_kernels_share_no_code_across_instruction_sets(wheel_build):
         isa = path.suffixes[-2][1:]
         lines = subprocess.run(["nm", str(path)], capture_output=True, text=True).stdout
         weak = [li.split()[-1] for li in lines.splitlines() if re.search(r" [WVu] ", li)]
-        outside = [name for name in weak if f"{len(isa)}{isa}" not in name]
+        # DW.ref.*: a pointer for the unwinder, the same in every object and no code.
+        code = [name for name in weak if not name.startswith("DW.ref.")]
+        outside = [name for name in code if f"{len(isa)}{isa}" not in name]
         assert not outside, f"{path.name}: {outside}"
 
 
