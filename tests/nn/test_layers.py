@@ -73,6 +73,20 @@ def test_fused_relu():
     assert "activation=relu" in repr(layer)
 
 
+def test_a_subclass_with_another_weight_keeps_the_options():
+    class Standardised(fastconv.nn.Conv2d):
+        def forward(self, input):
+            weight = self.weight / self.weight.std()
+            return self._conv_forward(input, weight, self.bias)
+
+    layer = Standardised(3, 4, 3, padding=1, padding_mode="reflect", activation="relu")
+    x = sample(2, 3, 8, 8)
+    padded = torch.nn.functional.pad(x, (1, 1, 1, 1), mode="reflect")
+    weight = layer.weight / layer.weight.std()
+    expected = torch.nn.functional.conv2d(padded, weight, layer.bias).relu()
+    torch.testing.assert_close(layer(x), expected)
+
+
 def test_unpool_with_switches_is_the_adjoint():
     pool = sample(1, 2, 9, 9).double()
     pooled, switches = fastconv.max_pool2d_with_switches(pool, 3, 2)
