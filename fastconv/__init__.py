@@ -1,19 +1,21 @@
 """Custom C++/CUDA kernels for the layers of the classic convnets, as PyTorch ops and layers."""
 
+from fastconv import nn, ops
 from fastconv._library import info
 from fastconv._version import __version__
-from fastconv.ops import (
-    local_response_norm,
-    max_pool2d,
-    max_pool2d_with_switches,
-    max_unpool2d,
-)
+from fastconv.convert import convert
+from fastconv.models import create_model, list_models, register_model
+from fastconv.ops import *  # noqa: F403  every op, as fastconv.<op>
+from fastconv.run import Run
 
 __all__ = [
+    "Run",
     "__version__",
+    "convert",
+    "create_model",
     "info",
-    "local_response_norm",
-    "max_pool2d",
-    "max_pool2d_with_switches",
-    "max_unpool2d",
+    "list_models",
+    "nn",
+    "register_model",
+    *ops.__all__,
 ]

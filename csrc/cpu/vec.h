@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
+#include <utility>
 
 #include "core/numeric.h"
 
@@ -54,6 +55,23 @@ using int_vec_t = typename Vec<acc_t>::int_type;
 template <typename acc_t>
 static inline vec_t<acc_t> splat(acc_t x) {
   return vec_t<acc_t>{} + x;
+}
+
+// Whether some lane of a comparison's result is true.
+template <class mask_t>
+static inline bool any_lane(mask_t mask) {
+  uint64_t parts[sizeof(mask_t) / 8], any = 0;
+  memcpy(parts, &mask, sizeof mask);
+  for (uint64_t part : parts) any |= part;
+  return any != 0;
+}
+
+// a * b + c in one rounding wherever the instruction set has it. The compiler fuses such an
+// expression by itself, but not across a branch: written apart, the same formula may round
+// differently in two loops, and the memory formats would differ by a bit.
+template <typename vector_t>
+static inline vector_t multiply_add(vector_t a, vector_t b, vector_t c) {
+  return a * b + c;
 }
 
 // load: kLanes elements; load_n: the first n <= kLanes of them, the rest 0. Likewise store.
@@ -130,6 +148,53 @@ static inline void store_n(vec_t<accumulate_t<scalar_t>> v, scalar_t* p, int n) 
   scalar_t lanes[Vec<accumulate_t<scalar_t>>::kLanes];
   store(v, lanes);
   memcpy(p, lanes, n * sizeof(scalar_t));
+}
+
+#if defined(__AVX512F__)
+static inline vec_t<float> load_n(const float* p, int n) {
+  return (vec_t<float>)_mm512_maskz_loadu_ps(__mmask16((1u << n) - 1), p);
+}
+static inline vec_t<double> load_n(const double* p, int n) {
+  return (vec_t<double>)_mm512_maskz_loadu_pd(__mmask8((1u << n) - 1), p);
+}
+static inline void store_n(vec_t<float> v, float* p, int n) {
+  _mm512_mask_storeu_ps(p, __mmask16((1u << n) - 1), (__m512)v);
+}
+static inline void store_n(vec_t<double> v, double* p, int n) {
+  _mm512_mask_storeu_pd(p, __mmask8((1u << n) - 1), (__m512d)v);
+}
+#endif
+// Lane l of the result is lane l & kStep ? l - kStep of b : l of a (first half of a pair of rows),
+// or l & kStep ? l of b : l + kStep of a (second half).
+template <int kStep, bool kSecond, typename vector_t, int... kLane>
+static inline vector_t interleave(vector_t a, vector_t b, std::integer_sequence<int, kLane...>) {
+  constexpr int kLanes = sizeof...(kLane), kShift = kSecond ? kStep : 0;
+#if defined(__clang__)
+  return __builtin_shufflevector(
+      a, b, (kLane & kStep ? kLanes + kLane - kStep + kShift : kLane + kShift)...);
+#else
+  using acc_t = std::decay_t<decltype(a[0])>;
+  return __builtin_shuffle(
+      a, b,
+      int_vec_t<acc_t>{(kLane & kStep ? kLanes + kLane - kStep + kShift : kLane + kShift)...});
+#endif
+}
+
+// Swaps rows and lanes of kLanes vectors, the lanes' bits one after the other.
+template <typename acc_t, int kStep = 1>
+static inline void transpose(vec_t<acc_t>* rows) {
+  constexpr int kLanes = Vec<acc_t>::kLanes;
+  constexpr std::make_integer_sequence<int, kLanes> lanes{};
+  if constexpr (kStep < kLanes) {
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes; ++i) {
+      if (i & kStep) continue;
+      const vec_t<acc_t> a = rows[i], b = rows[i + kStep];
+      rows[i] = interleave<kStep, false>(a, b, lanes);
+      rows[i + kStep] = interleave<kStep, true>(a, b, lanes);
+    }
+    transpose<acc_t, 2 * kStep>(rows);
+  }
 }
 
 // Switches: bytes in memory, integer lanes in registers.

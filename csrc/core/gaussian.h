@@ -1,0 +1,52 @@
+// Gaussian weights of a separable blur, as two banded matrices.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstdlib>
+#include <vector>
+
+#include "core/window.h"
+
+namespace fastconv {
+
+// A square matrix that is zero but for the diagonals -radius ... radius, diagonal after diagonal:
+// weights[k * size + i] multiplies element i + k - radius in result i. With lanes > 1 the matrix
+// acts on `lanes` interleaved vectors at once, and each weight stands `lanes` times in a row.
+template <typename acc_t>
+struct Band {
+  int64_t size, radius;  // size: of the vector, times lanes
+  const acc_t* weights;
+};
+
+// The radius that a window of `kernel_size` (odd) needs on an axis of `size` elements.
+FASTCONV_INLINE int64_t band_radius(int64_t kernel_size, int64_t size) {
+  return min_of(kernel_size / 2, size - 1);
+}
+
+// The weights of a Band. Row i of the matrix holds exp(-d^2 / (2 sigma^2)) at distance d from i,
+// divided by the row's sum: a window cut off by the border counts the part inside as the whole.
+// `transposed` gives the adjoint.
+template <typename acc_t>
+static std::vector<acc_t> gaussian_band(int64_t size, int64_t radius, int64_t lanes, double sigma,
+                                        bool transposed) {
+  std::vector<double> gaussian(radius + 1);
+  for (int64_t d = 0; d <= radius; ++d) {
+    const double z = double(d) / sigma;
+    gaussian[d] = std::exp(-0.5 * z * z);
+  }
+  std::vector<acc_t> weights((2 * radius + 1) * size * lanes);
+  for (int64_t i = 0; i < size; ++i) {
+    const int64_t first = max_of(0, i - radius), last = min_of(size - 1, i + radius);
+    double sum = 0;
+    for (int64_t j = first; j <= last; ++j) sum += gaussian[std::abs(j - i)];
+    for (int64_t j = first; j <= last; ++j) {
+      const int64_t at = transposed ? (i - j + radius) * size + j : (j - i + radius) * size + i;
+      std::fill_n(&weights[at * lanes], lanes, acc_t(gaussian[std::abs(j - i)] / sum));
+    }
+  }
+  return weights;
+}
+
+}  // namespace fastconv

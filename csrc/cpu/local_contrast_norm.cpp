@@ -1,0 +1,314 @@
+#include "cpu/local_contrast_norm.h"
+
+#include <torch/csrc/stable/library.h>
+
+#include <algorithm>
+#include <limits>
+#include <memory>
+#include <tuple>
+
+#include "cpu/dispatch.h"
+
+namespace fastconv {
+
+struct ContrastProblem {
+  ContrastShape shape;
+  int64_t images, radius_h, radius_w;
+  double sigma, eps;
+  bool across_maps, mean_divisor;
+};
+
+static std::vector<int64_t> sizes_of(const Tensor& t) {
+  return {t.size(0), t.size(1), t.size(2), t.size(3)};
+}
+
+static void check_sizes(const char* op, const char* name, const Tensor& t,
+                        const std::vector<int64_t>& sizes) {
+  check_rank4(op, name, t);
+  for (int d = 0; d < 4; ++d) {
+    FASTCONV_CHECK(op, t.size(d) == sizes[d], name, " must have size ", sizes[d], " in dimension ",
+                   d, " (got shape ", shape_text(t), ")");
+  }
+}
+
+static ScalarType statistics_type(const Tensor& input) {
+  return input.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+static ContrastProblem contrast_problem(const char* op, const Tensor& input, int64_t kernel_size,
+                                        double sigma, bool across_maps, bool mean_divisor,
+                                        double eps) {
+  check_rank4(op, "input", input);
+  check_floating(op, "input", input);
+  const int64_t n = input.size(0), c = input.size(1), h = input.size(2), w = input.size(3);
+  FASTCONV_CHECK(op, c > 0 && h > 0 && w > 0,
+                 "input must have no empty dimension but the batch (got shape ", shape_text(input),
+                 ")");
+  FASTCONV_CHECK(op, kernel_size >= 1 && kernel_size % 2 == 1,
+                 "kernel_size must be odd and positive (got kernel_size=", kernel_size, ")");
+  constexpr double kMost = std::numeric_limits<double>::max();
+  FASTCONV_CHECK(op, sigma > 0 && sigma <= kMost,
+                 "sigma must be positive and finite (got sigma=", sigma, ")");
+  FASTCONV_CHECK(op, eps > 0 && eps <= kMost, "eps must be positive and finite (got eps=", eps,
+                 ")");
+  const bool channels_last = is_channels_last(input);
+  ContrastProblem p{};
+  p.shape.height = h;
+  p.shape.width = w;
+  p.shape.lanes = channels_last && !across_maps ? c : 1;
+  p.shape.maps = across_maps ? c : 1;
+  p.shape.interleaved = channels_last && across_maps;
+  p.images = across_maps || channels_last ? n : n * c;
+  p.radius_h = band_radius(kernel_size, h);
+  p.radius_w = band_radius(kernel_size, w);
+  p.sigma = sigma;
+  p.across_maps = across_maps;
+  p.eps = eps;
+  p.mean_divisor = mean_divisor;
+  return p;
+}
+
+// The blur along columns and along rows, or its adjoint.
+template <typename acc_t>
+struct Blur {
+  std::vector<acc_t> vertical, horizontal;
+
+  Blur(const ContrastProblem& p, bool transposed)
+      : vertical(gaussian_band<acc_t>(p.shape.height, p.radius_h, 1, p.sigma, transposed)),
+        horizontal(
+            gaussian_band<acc_t>(p.shape.width, p.radius_w, p.shape.lanes, p.sigma, transposed)) {}
+
+  template <class Pass>
+  void hand_to(Pass& pass, const ContrastProblem& p) const {
+    pass.shape = &p.shape;
+    pass.vertical = {p.shape.height, p.radius_h, vertical.data()};
+    pass.horizontal = {p.shape.row(), p.radius_w, horizontal.data()};
+  }
+};
+
+// Ranges of images side by side where there are enough of them to keep every thread busy; else all
+// in one, so that the rows of each image can be shared out.
+template <class F>
+static void for_images(const ContrastProblem& p, const F& body) {
+  if (p.images < int64_t(torch::stable::get_num_threads())) return body(0, p.images);
+  parallel_over(p.images, p.shape.plane() * p.shape.maps, body);
+}
+
+// body(line, begin, end) over the rows of one image; serial where for_images is parallel.
+template <typename acc_t, class F>
+static void for_rows(const ContrastProblem& p, const F& body) {
+  const int64_t padded = (p.shape.width + 2 * p.radius_w) * p.shape.lanes;
+  parallel_over(p.shape.height, p.shape.row() * p.shape.maps, [&](int64_t begin, int64_t end) {
+    std::vector<acc_t> line(padded);
+    body(line.data(), begin, end);
+  });
+}
+
+template <typename scalar_t>
+static void run(const ContrastProblem& p, const ContrastForward<scalar_t>& f,
+                std::initializer_list<ContrastForwardStep> steps) {
+  using acc_t = accumulate_t<scalar_t>;
+  for (ContrastForwardStep step : steps) {
+    for_rows<acc_t>(p, [&](acc_t* line, int64_t begin, int64_t end) {
+      FASTCONV_ISA_CALL(local_contrast_norm_forward(step, f, line, begin, end));
+    });
+  }
+}
+
+template <typename scalar_t>
+static void run(const ContrastProblem& p, const ContrastBackward<scalar_t>& b,
+                std::initializer_list<ContrastBackwardStep> steps) {
+  using acc_t = accumulate_t<scalar_t>;
+  for (ContrastBackwardStep step : steps) {
+    for_rows<acc_t>(p, [&](acc_t* line, int64_t begin, int64_t end) {
+      FASTCONV_ISA_CALL(local_contrast_norm_backward(step, b, line, begin, end));
+    });
+  }
+}
+
+// The room that one thread needs, given out in pieces.
+template <typename acc_t>
+class Scratch {
+ public:
+  explicit Scratch(int64_t elements) : room_(new acc_t[elements]), next_(room_.get()) {}
+  acc_t* take(int64_t elements) {
+    acc_t* piece = next_;
+    next_ += elements;
+    return piece;
+  }
+
+ private:
+  std::unique_ptr<acc_t[]> room_;
+  acc_t* next_;
+};
+
+// The mean over the image of each lane, from the sums of its rows.
+template <typename acc_t>
+static acc_t lane_mean(const ContrastShape& s, const acc_t* row_sums, int64_t lane) {
+  acc_t sum = 0;
+  for (int64_t y = 0; y < s.height; ++y) sum += row_sums[y * s.lanes + lane];
+  return sum / acc_t(s.height * s.width);
+}
+
+template <typename acc_t>
+static acc_t least_divisor(const ContrastProblem& p) {
+  return std::max(acc_t(p.eps), std::numeric_limits<acc_t>::min());
+}
+
+template <typename acc_t>
+static void repeat_lanes(const ContrastShape& s, acc_t* values) {
+  for (int64_t l = s.lanes; l < s.lanes + kSlack; ++l) values[l] = values[l - s.lanes];
+}
+
+// floor = max(eps, mean of the deviation), or eps.
+template <typename acc_t>
+static void find_floor(const ContrastProblem& p, const acc_t* row_sums, acc_t* floor) {
+  const acc_t least = least_divisor<acc_t>(p);
+  for (int64_t l = 0; l < p.shape.lanes; ++l) {
+    const acc_t mean = p.mean_divisor ? lane_mean(p.shape, row_sums, l) : least;
+    floor[l] = mean <= least ? least : mean;  // a NaN stays
+  }
+  repeat_lanes(p.shape, floor);
+}
+
+// floor_share = the gradient of each deviation through the floor: 0 where that is eps.
+template <typename acc_t>
+static void share_floor(const ContrastProblem& p, const acc_t* row_sums, const acc_t* floor,
+                        acc_t* floor_share) {
+  const acc_t least = least_divisor<acc_t>(p);
+  for (int64_t l = 0; l < p.shape.lanes; ++l) {
+    floor_share[l] = floor[l] == least ? acc_t(0) : lane_mean(p.shape, row_sums, l);
+  }
+  repeat_lanes(p.shape, floor_share);
+}
+
+// Maps that share a mean and a deviation are few statistics for many maps: the forward hands them
+// on, (N, 2, H, W). Where each map has its own, the backward computes them again: (N, 0, H, W).
+static std::vector<int64_t> statistics_sizes(const ContrastProblem& p, const Tensor& input) {
+  return {input.size(0), p.across_maps ? 2 : 0, p.shape.height, p.shape.width};
+}
+
+template <typename scalar_t>
+static void forward_images(const ContrastProblem& p, const Tensor& x, Tensor& output,
+                           Tensor& statistics) {
+  using acc_t = accumulate_t<scalar_t>;
+  const Blur<acc_t> blur(p, false);
+  const ContrastShape& shape = p.shape;
+  const int64_t plane = shape.plane();
+  for_images(p, [&](int64_t begin, int64_t end) {
+    Scratch<acc_t> scratch((p.across_maps ? 1 : 3) * plane + shape.height * shape.lanes +
+                           shape.lanes + kSlack);
+    ContrastForward<scalar_t> f{};
+    blur.hand_to(f, p);
+    f.work = scratch.take(plane);
+    f.row_sums = scratch.take(shape.height * shape.lanes);
+    f.floor = scratch.take(shape.lanes + kSlack);
+    if (!p.across_maps) {
+      f.mean = scratch.take(plane);
+      f.deviation = scratch.take(plane);
+    }
+    for (int64_t image = begin; image < end; ++image) {
+      f.input = data<scalar_t>(x) + image * plane * shape.maps;
+      f.output = mutable_data<scalar_t>(output) + image * plane * shape.maps;
+      if (p.across_maps) {
+        f.mean = mutable_data<acc_t>(statistics) + 2 * image * plane;
+        f.deviation = f.mean + plane;
+      }
+      using Step = ContrastForwardStep;
+      run(p, f, {Step::average_maps, Step::subtract_mean, Step::deviate, Step::sum_rows});
+      find_floor(p, f.row_sums, f.floor);
+      run(p, f, {Step::divide});
+    }
+  });
+}
+
+template <typename scalar_t>
+static void backward_images(const ContrastProblem& p, const Tensor& g, const Tensor& x,
+                            const Tensor& statistics, Tensor& grad_input) {
+  using acc_t = accumulate_t<scalar_t>;
+  const Blur<acc_t> blur(p, false), adjoint(p, true);
+  const ContrastShape& shape = p.shape;
+  const int64_t plane = shape.plane();
+  for_images(p, [&](int64_t begin, int64_t end) {
+    Scratch<acc_t> scratch((p.across_maps ? 4 : 6) * plane + shape.height * shape.lanes +
+                           2 * (shape.lanes + kSlack));
+    ContrastForward<scalar_t> f{};
+    blur.hand_to(f, p);
+    ContrastBackward<scalar_t> b{};
+    adjoint.hand_to(b, p);
+    b.inverse = f.work = scratch.take(plane);
+    b.direct = scratch.take(plane);
+    b.spread = scratch.take(plane);
+    b.change = scratch.take(plane);
+    b.row_sums = f.row_sums = scratch.take(shape.height * shape.lanes);
+    b.floor = f.floor = scratch.take(shape.lanes + kSlack);
+    b.floor_share = scratch.take(shape.lanes + kSlack);
+    if (!p.across_maps) {
+      f.mean = scratch.take(plane);
+      f.deviation = scratch.take(plane);
+    }
+    for (int64_t image = begin; image < end; ++image) {
+      const int64_t first = image * plane * shape.maps;
+      b.input = f.input = data<scalar_t>(x) + first;
+      b.grad_output = data<scalar_t>(g) + first;
+      b.grad_input = mutable_data<scalar_t>(grad_input) + first;
+      using Step = ContrastForwardStep;
+      using Back = ContrastBackwardStep;
+      if (p.across_maps) {
+        f.mean = const_cast<acc_t*>(data<acc_t>(statistics)) + 2 * image * plane;
+        f.deviation = f.mean + plane;
+      } else {
+        run(p, f, {Step::average_maps, Step::subtract_mean, Step::deviate});
+      }
+      b.mean = f.mean;
+      b.deviation = f.deviation;
+      run(p, f, {Step::sum_rows});
+      find_floor(p, f.row_sums, f.floor);
+      run(p, b, {Back::gather});
+      share_floor(p, b.row_sums, b.floor, b.floor_share);
+      run(p, b, {Back::through_deviation, Back::through_mean, Back::add_up});
+    }
+  });
+}
+
+static std::tuple<Tensor, Tensor> local_contrast_norm(const Tensor& input, int64_t kernel_size,
+                                                      double sigma, bool across_maps,
+                                                      bool mean_divisor, double eps) {
+  const ContrastProblem p = contrast_problem("local_contrast_norm", input, kernel_size, sigma,
+                                             across_maps, mean_divisor, eps);
+  const MemoryFormat format = memory_format_of(input);
+  const Tensor x = contiguous_as(input, format);
+  Tensor output = new_tensor(x, sizes_of(x), x.scalar_type(), format);
+  Tensor statistics =
+      new_tensor(x, statistics_sizes(p, x), statistics_type(x), MemoryFormat::Contiguous);
+  FASTCONV_DISPATCH_FLOATING(x.scalar_type(), forward_images<scalar_t>(p, x, output, statistics))
+  return {output, statistics};
+}
+
+static Tensor local_contrast_norm_backward(const Tensor& grad_output, const Tensor& input,
+                                           const Tensor& statistics, int64_t kernel_size,
+                                           double sigma, bool across_maps, bool mean_divisor,
+                                           double eps) {
+  const char* op = "local_contrast_norm_backward";
+  const ContrastProblem p =
+      contrast_problem(op, input, kernel_size, sigma, across_maps, mean_divisor, eps);
+  check_sizes(op, "grad_output", grad_output, sizes_of(input));
+  check_same_dtype(op, "grad_output", grad_output, "input", input);
+  check_sizes(op, "statistics", statistics, statistics_sizes(p, input));
+  FASTCONV_CHECK(op, statistics.scalar_type() == statistics_type(input),
+                 "statistics must be those that local_contrast_norm returned (got dtype ",
+                 torch::headeronly::toString(statistics.scalar_type()), ")");
+  const MemoryFormat format = memory_format_of(input);
+  const Tensor g = contiguous_as(grad_output, format), x = contiguous_as(input, format);
+  const Tensor saved = contiguous_as(statistics, MemoryFormat::Contiguous);
+  Tensor grad_input = new_tensor(x, sizes_of(x), x.scalar_type(), format);
+  FASTCONV_DISPATCH_FLOATING(x.scalar_type(), backward_images<scalar_t>(p, g, x, saved, grad_input))
+  return grad_input;
+}
+
+STABLE_TORCH_LIBRARY_IMPL(fastconv, CPU, m) {
+  m.impl("local_contrast_norm", TORCH_BOX(&local_contrast_norm));
+  m.impl("local_contrast_norm_backward", TORCH_BOX(&local_contrast_norm_backward));
+}
+
+}  // namespace fastconv

@@ -1,0 +1,67 @@
+// Kernels of local_contrast_norm on the CPU; local_contrast_norm_kernel.cpp has their text.
+#pragma once
+
+#include "core/gaussian.h"
+#include "core/numeric.h"
+#include "cpu/isa.h"
+
+namespace fastconv {
+
+// One image: the maps that share a mean and a deviation at each position.
+//
+// A statistic is an array [height][width][lanes]. lanes > 1 stands for as many images side by side,
+// each of one map (channels_last, maps normalised by themselves). Otherwise the image has `maps`
+// planes, one after another or, if interleaved, with the map as fastest axis.
+struct ContrastShape {
+  int64_t height, width, lanes, maps;
+  bool interleaved;
+
+  int64_t row() const { return width * lanes; }
+  int64_t plane() const { return height * width * lanes; }
+};
+
+// Values of the lanes, repeated so that a vector may start at any lane: lanes + kSlack elements.
+constexpr int64_t kSlack = 16;
+
+template <typename scalar_t>
+struct ContrastForward {
+  using acc_t = accumulate_t<scalar_t>;
+  const ContrastShape* shape;
+  Band<acc_t> vertical, horizontal;
+  const scalar_t* input;
+  scalar_t* output;
+  acc_t *mean, *deviation;  // statistics
+  acc_t* work;              // a statistic's room
+  acc_t* row_sums;          // [height][lanes]: of the deviation
+  acc_t* floor;             // of the lanes: the least divisor
+};
+
+template <typename scalar_t>
+struct ContrastBackward {
+  using acc_t = accumulate_t<scalar_t>;
+  const ContrastShape* shape;
+  Band<acc_t> vertical, horizontal;  // transposed
+  const scalar_t *input, *grad_output;
+  scalar_t* grad_input;
+  const acc_t *mean, *deviation;
+  acc_t *inverse, *direct, *spread, *change;  // a statistic's room each
+  acc_t* row_sums;                            // [height][lanes]: what reaches the floor
+  const acc_t* floor;
+  acc_t* floor_share;  // of the lanes: the gradient of each deviation through the floor
+};
+
+// Each step needs the one before finished for all rows; a call does the rows [begin, end).
+// `line` has room for a padded row, (width + 2 * horizontal.radius) * lanes elements, all 0.
+enum class ContrastForwardStep { average_maps, subtract_mean, deviate, sum_rows, divide };
+enum class ContrastBackwardStep { gather, through_deviation, through_mean, add_up };
+
+FASTCONV_FOR_EACH_ISA(
+    template <typename scalar_t>
+    void local_contrast_norm_forward(ContrastForwardStep step, const ContrastForward<scalar_t>& f,
+                                     accumulate_t<scalar_t>* line, int64_t begin, int64_t end);
+    template <typename scalar_t>
+    void local_contrast_norm_backward(ContrastBackwardStep step,
+                                      const ContrastBackward<scalar_t>& b,
+                                      accumulate_t<scalar_t>* line, int64_t begin, int64_t end);)
+
+}  // namespace fastconv

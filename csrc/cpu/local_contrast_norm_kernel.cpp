@@ -1,0 +1,381 @@
+// x_m: the M maps of one image. A: blur by the Gaussian window, rows of A sum to 1 at the borders
+// too. Everything below is per position unless summed.
+//
+//   mean   = A (1/M) sum_m x_m          v_m = x_m - mean
+//   s      = sqrt(A (1/M) sum_m v_m^2)  the deviation
+//   floor  = max(eps, mean of s over the image) or eps
+//   d      = max(floor, s)              y_m = v_m / d
+//
+// Gradient, with g_m the gradient of y_m and D = sum_m g_m v_m / d^2, so that -D is that of d:
+//   of s      t = -D where s > floor, else 0; through the floor, where that is the mean of s over
+//             the P positions, every s also gets -(1/P) sum D over the positions where s <= floor
+//   of s^2    t / (2 s), and 0 where s = 0 (v is 0 in the whole window)
+//   of v_m    h_m = g_m / d + v_m r,  r = (1/M) A' (t / s),  A' the adjoint of A
+//   of x_m    h_m - A' (1/M) sum_m h_m,  where sum_m h_m = (sum_m g_m) / d + r sum_m v_m
+//
+// A is separable: a blur along rows, then one along columns. The mean is blurred relative to each
+// element (blur.h): a constant image gives exactly 0, and a constant added to an image costs no
+// precision beyond that of the sum itself.
+//
+// planes: a vector holds kLanes positions, and the maps are added one after another by blocks of
+// positions that stay in the cache. interleaved: a vector holds kLanes maps of one position.
+#include "cpu/blur.h"
+#include "cpu/local_contrast_norm.h"
+#include "cpu/parts.h"
+
+namespace fastconv {
+namespace FASTCONV_ISA {
+
+constexpr int64_t kBlock = 1024;  // positions; their sums stay in the L1 cache
+
+static inline float square_root(float x) { return __builtin_sqrtf(x); }
+static inline double square_root(double x) { return __builtin_sqrt(x); }
+
+// ---- Maps and statistics, in either arrangement ----
+
+// Where a loop stands: some elements of one map, and the statistics at their positions.
+template <class Part>
+struct InPlanes {
+  int64_t position, offset;  // offset: of the map's plane
+
+  template <typename T>
+  auto element(const T* maps) const {
+    return load_part(maps + offset + position, Part{});
+  }
+  template <typename T>
+  auto first_map(const T* maps) const {
+    return load_part(maps + position, Part{});
+  }
+  template <typename T>
+  auto statistic(const T* p) const {
+    return load_part(p + position, Part{});
+  }
+  template <typename T>
+  auto of_lane(const T* p, int64_t lanes) const {
+    return load_part(p + position % lanes, Part{});
+  }
+  template <typename V, typename T>
+  void put_element(V v, T* maps) const {
+    store_part(v, maps + offset + position, Part{});
+  }
+  template <typename V, typename T>
+  void put_statistic(V v, T* p) const {
+    store_part(v, p + position, Part{});
+  }
+};
+
+template <class Part>
+struct Interleaved {
+  int64_t position, first, offset;  // first: the element of map 0, offset: the map
+
+  template <typename T>
+  auto element(const T* maps) const {
+    return load_part(maps + first + offset, Part{});
+  }
+  template <typename T>
+  auto first_map(const T* maps) const {
+    return to_acc(maps[first]);
+  }
+  template <typename T>
+  auto statistic(const T* p) const {
+    return p[position];
+  }
+  template <typename T>
+  auto of_lane(const T* p, int64_t) const {
+    return *p;
+  }
+  template <typename V, typename T>
+  void put_element(V v, T* maps) const {
+    store_part(v, maps + first + offset, Part{});
+  }
+  template <typename V, typename T>
+  void put_statistic(V v, T* p) const {
+    p[position] = v;
+  }
+};
+
+// body(at) for all elements of all maps at the positions [begin, end).
+template <typename acc_t, class F>
+static void for_elements(const ContrastShape& shape, int64_t begin, int64_t end, const F& body) {
+  if (shape.interleaved) {
+    for (int64_t i = begin; i < end; ++i) {
+      for_parts<acc_t>(0, shape.maps, [&](int64_t m, auto part) {
+        body(Interleaved<decltype(part)>{i, i * shape.maps, m});
+      });
+    }
+    return;
+  }
+  for (int64_t i0 = begin; i0 < end; i0 += kBlock) {
+    for (int64_t m = 0; m < shape.maps; ++m) {
+      for_parts<acc_t>(i0, min_of(end, i0 + kBlock), [&](int64_t i, auto part) {
+        body(InPlanes<decltype(part)>{i, m * shape.plane()});
+      });
+    }
+  }
+}
+
+// At each position in [begin, end): add(at, sums) for each map, then finish(at, sums).
+template <int kSums, typename acc_t, class Add, class Finish>
+static void sum_over_maps(const ContrastShape& shape, int64_t begin, int64_t end, const Add& add,
+                          const Finish& finish) {
+  if (shape.interleaved) {
+    constexpr int kLanes = Vec<acc_t>::kLanes;
+    for (int64_t i = begin; i < end; ++i) {
+      vec_t<acc_t> lanes[kSums] = {};
+      int64_t m = 0;
+      for (; m + kLanes <= shape.maps; m += kLanes) {
+        add(Interleaved<Whole>{i, i * shape.maps, m}, lanes);
+      }
+      acc_t sums[kSums];
+      for (int k = 0; k < kSums; ++k) sums[k] = sum_of_lanes<acc_t>(lanes[k]);
+      for (; m < shape.maps; ++m) add(Interleaved<One>{i, i * shape.maps, m}, sums);
+      finish(Interleaved<One>{i, i * shape.maps, 0}, sums);
+    }
+    return;
+  }
+  for (int64_t i0 = begin; i0 < end; i0 += kBlock) {
+    const int64_t i1 = min_of(end, i0 + kBlock);
+    acc_t block[kSums][kBlock] = {};
+    for (int64_t m = 0; m < shape.maps; ++m) {
+      for_parts<acc_t>(i0, i1, [&](int64_t i, auto part) {
+        decltype(load_part(block[0], part)) sums[kSums];
+        for (int k = 0; k < kSums; ++k) sums[k] = load_part(block[k] + i - i0, part);
+        add(InPlanes<decltype(part)>{i, m * shape.plane()}, sums);
+        for (int k = 0; k < kSums; ++k) store_part(sums[k], block[k] + i - i0, part);
+      });
+    }
+    for_parts<acc_t>(i0, i1, [&](int64_t i, auto part) {
+      decltype(load_part(block[0], part)) sums[kSums];
+      for (int k = 0; k < kSums; ++k) sums[k] = load_part(block[k] + i - i0, part);
+      finish(InPlanes<decltype(part)>{i, 0}, sums);
+    });
+  }
+}
+
+// The sum over a row, of each lane.
+template <typename acc_t>
+static void sum_row(const acc_t* row, acc_t* sums, int64_t width, int64_t lanes) {
+  constexpr int kLanes = Vec<acc_t>::kLanes;
+  if (lanes == 1) {
+    vec_t<acc_t> sum{};
+    int64_t i = 0;
+    for (; i + kLanes <= width; i += kLanes) sum += load(row + i);
+    sums[0] = sum_of_lanes<acc_t>(sum);
+    for (; i < width; ++i) sums[0] += row[i];
+    return;
+  }
+  memcpy(sums, row, lanes * sizeof(acc_t));
+  for (int64_t x = 1; x < width; ++x) {
+    for (int64_t l = 0; l < lanes; ++l) sums[l] += row[x * lanes + l];
+  }
+}
+
+// ---- Forward ----
+
+// max(floor, s); a NaN of either stays.
+template <typename V>
+static inline V divisor(V s, V floor) {
+  return (s > floor) | (s != s) ? s : floor;
+}
+
+// work = (1/M) sum_m x_m, relative to the first map: exact where all maps are equal.
+template <typename scalar_t>
+static void average_maps(const ContrastForward<scalar_t>& f, int64_t begin, int64_t end) {
+  using acc_t = accumulate_t<scalar_t>;
+  const acc_t share = acc_t(1) / acc_t(f.shape->maps);
+  const auto add = [&](auto at, auto* sums) {
+    sums[0] += at.element(f.input) - at.first_map(f.input);
+  };
+  const auto finish = [&](auto at, auto* sums) {
+    at.put_statistic(at.first_map(f.input) + share * sums[0], f.work);
+  };
+  sum_over_maps<1, acc_t>(*f.shape, begin, end, add, finish);
+}
+
+// work = (1/M) sum_m v_m^2.
+template <typename scalar_t>
+static void average_squares(const ContrastForward<scalar_t>& f, int64_t begin, int64_t end) {
+  using acc_t = accumulate_t<scalar_t>;
+  const acc_t share = acc_t(1) / acc_t(f.shape->maps);
+  const auto add = [&](auto at, auto* sums) {
+    const auto v = at.element(f.input) - at.statistic(f.mean);
+    sums[0] += v * v;
+  };
+  const auto finish = [&](auto at, auto* sums) { at.put_statistic(share * sums[0], f.work); };
+  sum_over_maps<1, acc_t>(*f.shape, begin, end, add, finish);
+}
+
+// work = 1 / d; output = v / d.
+template <typename scalar_t>
+static void divide(const ContrastForward<scalar_t>& f, int64_t begin, int64_t end) {
+  using acc_t = accumulate_t<scalar_t>;
+  for_parts<acc_t>(begin, end, [&](int64_t i, auto part) {
+    const auto s = load_part(f.deviation + i, part);
+    const auto floor = load_part(f.floor + i % f.shape->lanes, part);
+    store_part(acc_t(1) / divisor<decltype(s + s)>(s, floor), f.work + i, part);
+  });
+  for_elements<acc_t>(*f.shape, begin, end, [&](auto at) {
+    const auto v = at.element(f.input) - at.statistic(f.mean);
+    at.put_element(v * at.statistic(f.work), f.output);
+  });
+}
+
+template <typename scalar_t>
+void local_contrast_norm_forward(ContrastForwardStep step, const ContrastForward<scalar_t>& f,
+                                 accumulate_t<scalar_t>* line, int64_t begin, int64_t end) {
+  const int64_t row = f.shape->row(), lanes = f.shape->lanes;
+  switch (step) {
+    case ContrastForwardStep::average_maps:
+      average_maps(f, begin * row, end * row);
+      for (int64_t y = begin; y < end; ++y) {  // the deviation's room holds the half-blurred mean
+        blur_row<true>(f.work + y * row, f.deviation + y * row, line, f.horizontal, lanes);
+      }
+      break;
+    case ContrastForwardStep::subtract_mean:
+      for (int64_t y = begin; y < end; ++y) {
+        blur_columns<true>(f.deviation, f.mean + y * row, f.vertical, row, y);
+      }
+      average_squares(f, begin * row, end * row);
+      for (int64_t y = begin; y < end; ++y) {
+        blur_row<false>(f.work + y * row, f.work + y * row, line, f.horizontal, lanes);
+      }
+      break;
+    case ContrastForwardStep::deviate:
+      for (int64_t y = begin; y < end; ++y) {
+        auto* s = f.deviation + y * row;
+        blur_columns<false>(f.work, s, f.vertical, row, y);
+        for (int64_t i = 0; i < row; ++i) s[i] = square_root(s[i]);
+      }
+      break;
+    case ContrastForwardStep::sum_rows:
+      for (int64_t y = begin; y < end; ++y) {
+        sum_row(f.deviation + y * row, f.row_sums + y * lanes, f.shape->width, lanes);
+      }
+      break;
+    case ContrastForwardStep::divide:
+      divide(f, begin * row, end * row);
+  }
+}
+
+// ---- Backward ----
+
+// inverse = 1 / d; direct = sum_m g_m / d; spread = sum_m v_m; change = -D.
+template <typename scalar_t>
+static void gather(const ContrastBackward<scalar_t>& b, int64_t begin, int64_t end) {
+  using acc_t = accumulate_t<scalar_t>;
+  const auto add = [&](auto at, auto* sums) {
+    const auto g = at.element(b.grad_output);
+    const auto v = at.element(b.input) - at.statistic(b.mean);
+    sums[0] += g;
+    sums[1] += v;
+    sums[2] += g * v;
+  };
+  const auto finish = [&](auto at, auto* sums) {
+    const auto s = at.statistic(b.deviation);
+    const auto floor = at.of_lane(b.floor, b.shape->lanes);
+    const auto inverse = acc_t(1) / divisor<decltype(s + s)>(s, floor);
+    at.put_statistic(inverse, b.inverse);
+    at.put_statistic(sums[0] * inverse, b.direct);
+    at.put_statistic(sums[1], b.spread);
+    at.put_statistic(-sums[2] * inverse * inverse, b.change);
+  };
+  sum_over_maps<3, acc_t>(*b.shape, begin, end, add, finish);
+}
+
+// line = the part of the row's `change` that reaches the floor.
+template <typename scalar_t>
+static void take_floor_part(const ContrastBackward<scalar_t>& b, accumulate_t<scalar_t>* line,
+                            int64_t first) {
+  using acc_t = accumulate_t<scalar_t>;
+  for_parts<acc_t>(0, b.shape->row(), [&](int64_t i, auto part) {
+    const auto s = load_part(b.deviation + first + i, part);
+    const auto change = load_part(b.change + first + i, part);
+    const auto floor = load_part(b.floor + i % b.shape->lanes, part);
+    store_part(s > floor ? decltype(s + s){} : change, line + i, part);
+  });
+}
+
+// line = (1/M) t / s.
+template <typename scalar_t>
+static void take_deviation_part(const ContrastBackward<scalar_t>& b, accumulate_t<scalar_t>* line,
+                                int64_t first) {
+  using acc_t = accumulate_t<scalar_t>;
+  const acc_t share = acc_t(1) / acc_t(b.shape->maps);
+  for_parts<acc_t>(0, b.shape->row(), [&](int64_t i, auto part) {
+    const auto s = load_part(b.deviation + first + i, part);
+    const auto change = load_part(b.change + first + i, part);
+    const int64_t lane = i % b.shape->lanes;
+    const auto through_floor = load_part(b.floor_share + lane, part);
+    const auto zero = decltype(s + s){};
+    const auto t = through_floor + (s > load_part(b.floor + lane, part) ? change : zero);
+    store_part(s > zero ? share * t / s : zero, line + i, part);
+  });
+}
+
+// spread = r; direct = (1/M) sum_m h_m, blurred along the row.
+template <typename scalar_t>
+static void take_mean_part(const ContrastBackward<scalar_t>& b, accumulate_t<scalar_t>* line,
+                           int64_t y) {
+  using acc_t = accumulate_t<scalar_t>;
+  const int64_t row = b.shape->row(), lanes = b.shape->lanes;
+  const acc_t share = acc_t(1) / acc_t(b.shape->maps);
+  acc_t *direct = b.direct + y * row, *spread = b.spread + y * row;
+  acc_t* sum = line + b.horizontal.radius * lanes;
+  blur_columns<false>(b.change, sum, b.vertical, row, y);
+  for (int64_t i = 0; i < row; ++i) {
+    const acc_t r = sum[i];
+    sum[i] = share * (direct[i] + r * spread[i]);
+    spread[i] = r;
+  }
+  blur_line<false>(line, direct, b.horizontal, lanes);
+}
+
+template <typename scalar_t>
+void local_contrast_norm_backward(ContrastBackwardStep step, const ContrastBackward<scalar_t>& b,
+                                  accumulate_t<scalar_t>* line, int64_t begin, int64_t end) {
+  using acc_t = accumulate_t<scalar_t>;
+  const int64_t row = b.shape->row(), lanes = b.shape->lanes;
+  acc_t* middle = line + b.horizontal.radius * lanes;
+  switch (step) {
+    case ContrastBackwardStep::gather:
+      gather(b, begin * row, end * row);
+      for (int64_t y = begin; y < end; ++y) {
+        take_floor_part(b, middle, y * row);
+        sum_row(middle, b.row_sums + y * lanes, b.shape->width, lanes);
+      }
+      break;
+    case ContrastBackwardStep::through_deviation:
+      for (int64_t y = begin; y < end; ++y) {
+        take_deviation_part(b, middle, y * row);
+        blur_line<false>(line, b.change + y * row, b.horizontal, lanes);
+      }
+      break;
+    case ContrastBackwardStep::through_mean:
+      for (int64_t y = begin; y < end; ++y) take_mean_part(b, line, y);
+      break;
+    case ContrastBackwardStep::add_up:  // `change` holds what goes through the mean
+      for (int64_t y = begin; y < end; ++y) {
+        blur_columns<false>(b.direct, b.change + y * row, b.vertical, row, y);
+      }
+      for_elements<acc_t>(*b.shape, begin * row, end * row, [&](auto at) {
+        const auto v = at.element(b.input) - at.statistic(b.mean);
+        const auto h =
+            at.element(b.grad_output) * at.statistic(b.inverse) + v * at.statistic(b.spread);
+        at.put_element(h - at.statistic(b.change), b.grad_input);
+      });
+  }
+}
+
+#define INSTANTIATE(scalar_t)                                                                      \
+  template void local_contrast_norm_forward(ContrastForwardStep, const ContrastForward<scalar_t>&, \
+                                            accumulate_t<scalar_t>*, int64_t, int64_t);            \
+  template void local_contrast_norm_backward(ContrastBackwardStep,                                 \
+                                             const ContrastBackward<scalar_t>&,                    \
+                                             accumulate_t<scalar_t>*, int64_t, int64_t);
+INSTANTIATE(float)
+INSTANTIATE(double)
+INSTANTIATE(half)
+INSTANTIATE(bfloat16)
+
+}  // namespace FASTCONV_ISA
+}  // namespace fastconv

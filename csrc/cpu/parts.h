@@ -1,0 +1,66 @@
+// Loops whose body is written once, for a whole vector and for one element of the rest.
+#pragma once
+
+#include "cpu/vec.h"
+
+namespace fastconv {
+namespace FASTCONV_ISA {
+
+struct Whole {};
+struct One {};
+struct Some {  // the first n lanes of a vector
+  int n;
+};
+template <typename scalar_t>
+static inline auto load_part(const scalar_t* p, Whole) {
+  return load(p);
+}
+template <typename scalar_t>
+static inline auto load_part(const scalar_t* p, One) {
+  return to_acc(*p);
+}
+template <typename scalar_t>
+static inline auto load_part(const scalar_t* p, Some part) {
+  return load_n(p, part.n);
+}
+template <typename scalar_t>
+static inline void store_part(vec_t<accumulate_t<scalar_t>> v, scalar_t* p, Some part) {
+  store_n(v, p, part.n);
+}
+template <typename scalar_t>
+static inline void store_part(vec_t<accumulate_t<scalar_t>> v, scalar_t* p, Whole) {
+  store(v, p);
+}
+template <typename scalar_t>
+static inline void store_part(accumulate_t<scalar_t> v, scalar_t* p, One) {
+  from_acc(v, *p);
+}
+
+// body(i, Whole{}) or body(i, One{}) over [begin, end).
+template <typename acc_t, class F>
+static inline void for_parts(int64_t begin, int64_t end, const F& body) {
+  constexpr int kLanes = Vec<acc_t>::kLanes;
+  int64_t i = begin;
+  for (; i + kLanes <= end; i += kLanes) body(i, Whole{});
+  for (; i < end; ++i) body(i, One{});
+}
+
+// The same where results are not operands: the last vector may overlap the one before.
+template <typename acc_t, class F>
+static inline void for_parts_apart(int64_t n, const F& body) {
+  constexpr int kLanes = Vec<acc_t>::kLanes;
+  if (n < kLanes) return body(0, Some{int(n)});
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) body(i, Whole{});
+  if (i < n) body(n - kLanes, Whole{});
+}
+
+template <typename acc_t>
+static inline acc_t sum_of_lanes(vec_t<acc_t> v) {
+  acc_t sum = 0;
+  for (int i = 0; i < Vec<acc_t>::kLanes; ++i) sum += v[i];
+  return sum;
+}
+
+}  // namespace FASTCONV_ISA
+}  // namespace fastconv

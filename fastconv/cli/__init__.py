@@ -1,0 +1,62 @@
+"""The ``fastconv`` command: one module a subcommand, each with ``add_parser`` and ``run``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from fastconv._version import __version__
+from fastconv.cli import eval as eval_command
+from fastconv.cli import info, predict, train
+
+COMMANDS = (info, train, eval_command, predict)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    parser = argparse.ArgumentParser(
+        prog="fastconv", description="Train, evaluate and use the classic convnets."
+    )
+    parser.add_argument("--version", action="version", version=f"fastconv {__version__}")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for command in COMMANDS:
+        command.add_parser(subparsers)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status: 0 done, 1 failed, 2 wrong use, 130 interrupted.
+
+    What the user can put right is said in one line; ``FASTCONV_DEBUG=1`` shows where it arose.
+    """
+    args = build_parser().parse_args(argv)
+    try:
+        return args.run(args) or 0
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader of our output, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        status = _status_of(error)
+        if status is None or os.environ.get("FASTCONV_DEBUG") == "1":
+            raise
+        print(f"fastconv {args.command}: {error}", file=sys.stderr)
+        return status
+
+
+def _status_of(error: Exception) -> int | None:
+    """The exit status for errors whose message is for the user; None for our own mistakes."""
+    import torch
+
+    from fastconv.training import TrainingDiverged
+
+    if isinstance(error, torch.OutOfMemoryError):
+        error.args = (f"out of GPU memory; a smaller --batch-size helps ({error})",)
+        return 1
+    if isinstance(error, TrainingDiverged):
+        return 1
+    user_errors = (ValueError, FileNotFoundError, NotADirectoryError, PermissionError, ImportError)
+    return 2 if isinstance(error, user_errors) else None

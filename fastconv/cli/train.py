@@ -1,0 +1,164 @@
+"""``fastconv train``: a new run, or the rest of one that was stopped."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from fastconv.cli._common import hint
+from fastconv.training.settings import Settings, SettingsError, coerce, resolve
+
+_EPILOG = """\
+Without DATA it trains a small convnet on scikit-learn's handwritten digits, in about a minute.
+Defaults that depend on the model are those of its paper. Flags override --config.
+Ctrl-C saves and stops; a second one quits at once.
+"""
+
+
+def add_parser(subparsers) -> None:
+    parser = subparsers.add_parser(
+        "train",
+        help="train a model",
+        description="Train a model on a folder with train/ and val/, each with a folder a class.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,  # so that what was given is told from what was not
+    )
+    groups: dict[str, Any] = {}
+    for field in dataclasses.fields(Settings):
+        name = field.metadata["group"]
+        if name not in groups:
+            groups[name] = parser.add_argument_group(name)
+        _add_setting(groups[name], field)
+    run_group = groups["run"]
+    run_group.add_argument(
+        "--config", metavar="FILE", default=None, help="YAML file of these settings"
+    )
+    run_group.add_argument(
+        "--resume",
+        metavar="RUN",
+        nargs="?",
+        const="",
+        default=None,
+        help="continue RUN (or the one in --output) with the settings it was started with",
+    )
+    parser.set_defaults(run=run)
+
+
+def _add_setting(group: Any, field: dataclasses.Field) -> None:
+    meta = field.metadata
+    help = meta["help"]
+    if field.default not in (None, False, dataclasses.MISSING):
+        help += (
+            f" (default: {field.default:g})"
+            if meta["kind"] == "float"
+            else (f" (default: {field.default})")
+        )
+    if field.name == "data":
+        group.add_argument("data", metavar="DATA", nargs="?", help=help)
+        return
+    flag = "--" + field.name.replace("_", "-")
+    if meta["kind"] == "bool":
+        group.add_argument(flag, action=argparse.BooleanOptionalAction, help=help)
+        return
+    options: dict[str, Any] = {"help": help, "type": _converter(field.name)}
+    if meta["choices"]:
+        options["metavar"] = "{" + ",".join(meta["choices"]) + "}"
+    elif meta["kind"] == "dict":
+        options |= {"metavar": "K=V", "nargs": "+", "type": str}
+    else:
+        options["metavar"] = {"int": "N", "ints": "N,N", "float": "X"}.get(meta["kind"], "NAME")
+    group.add_argument(flag, **options)
+
+
+def _converter(name: str):
+    def convert(text: str) -> Any:
+        try:
+            return coerce(name, text)
+        except SettingsError as error:
+            reason = str(error).partition(": ")[2]
+            raise argparse.ArgumentTypeError(reason) from None
+
+    return convert
+
+
+def run(args: argparse.Namespace) -> int:
+    given = {f.name: getattr(args, f.name) for f in dataclasses.fields(Settings) if f.name in args}
+    if args.resume is not None and args.config is not None:
+        raise SettingsError("--config: a resumed run has its settings already; leave it out")
+    config = read_config(args.config) if args.config is not None else {}
+    resume = None
+    if args.resume is not None:
+        resume = args.resume or given.pop("output", None)
+        if not resume:
+            raise SettingsError("--resume: name the run, or give --output")
+        given.pop("output", None)
+    settings = resolve(given, config) if resume is None else None
+
+    from fastconv import training
+    from fastconv.training.progress import make_progress
+
+    progress = make_progress()
+    with training.stop_on_signals() as stop:
+        if settings is not None:
+            trainer = training.start(settings, progress=progress, stop=stop)
+        else:
+            overrides = {name: coerce(name, value) for name, value in given.items()}
+            trainer = training.resume(resume, overrides, progress=progress, stop=stop)
+            done = f"epoch {trainer.epoch + 1}, step {trainer.step}/{trainer.steps_per_epoch}"
+            progress.say(f"resuming {trainer.run.path} at {done}")
+        progress.say(_headline(trainer))
+        finished = trainer.fit()
+    path = trainer.run.path
+    if not finished:
+        print(
+            f"stopped in epoch {trainer.epoch + 1}/{trainer.settings.epochs} after step "
+            f"{trainer.step}/{trainer.steps_per_epoch}; all is saved in {path}"
+        )
+        hint(f"fastconv train --resume {path}")
+        return 130
+    best = trainer.best
+    print(f"best top-1 {100 * best['top1']:.2f} % in epoch {best['epoch']}; the run is {path}")
+    hint(f"fastconv eval {path}   or   fastconv predict {path} IMAGE...")
+    return 0
+
+
+def _headline(trainer: Any) -> str:
+    import torch
+
+    settings = trainer.settings
+    parameters = sum(p.numel() for p in trainer.model.parameters())
+    device = trainer.device
+    place = (
+        f"{device.type} with {torch.get_num_threads()} threads" if device.type == "cpu" else device
+    )
+    return (
+        f"{settings.model}, {parameters:,} parameters, {len(trainer.run.classes)} classes, "
+        f"{trainer.steps_per_epoch} steps of {settings.batch_size} images an epoch, on {place}; "
+        f"writing {trainer.run.path}"
+    )
+
+
+def read_config(path: str) -> dict[str, Any]:
+    """The settings in a YAML file.
+
+    Raises:
+        SettingsError: not YAML, or not a mapping; unknown keys are `resolve`'s to refuse.
+    """
+    try:
+        import yaml
+    except ImportError:
+        raise ImportError('--config needs PyYAML: pip install "fastconv[train]"') from None
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"--config: no such file: {path}")
+    try:
+        config = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
+    if config is None:
+        return {}
+    if not isinstance(config, dict):
+        raise SettingsError(f"{path}: must hold lines of name: value")
+    return config

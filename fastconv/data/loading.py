@@ -1,0 +1,145 @@
+"""From datasets to batches: which sample comes when, and how worker processes hand it over.
+
+A training sample is asked for by the key ``(index, seed)``. The seed is a pure function of the
+run's seed, the epoch and the index, and a transform draws from a generator of that seed alone.
+So a sample is the same whatever process loads it, in whatever order, and after every resume.
+"""
+
+from __future__ import annotations
+
+import operator
+import signal
+from collections.abc import Iterator
+from functools import partial
+
+import torch
+from torch import Generator, Tensor
+from torch.utils.data import DataLoader, Sampler, default_collate
+
+_MASK = (1 << 64) - 1
+
+
+class EpochSampler(Sampler):
+    """Gives the keys ``(index, seed)`` of one epoch: every index once, shuffled anew each epoch.
+
+    Args:
+        length: number of samples.
+        seed: the run's seed. Order and sample seeds depend on it and on the epoch only.
+        shuffle: False keeps the order of the dataset.
+    """
+
+    def __init__(self, length: int, *, seed: int, shuffle: bool = True):
+        if length < 0:
+            raise ValueError(f"EpochSampler: length must be at least 0 (got {length})")
+        self.length = length
+        self.seed = seed
+        self.shuffle = shuffle
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int, start: int = 0) -> None:
+        """Choose the epoch, and how many of its first samples to leave out (to resume in it)."""
+        if not 0 <= start <= self.length:
+            raise ValueError(
+                f"EpochSampler: start must be between 0 and the length {self.length} (got {start})"
+            )
+        self.epoch = epoch
+        self.start = start
+
+    def __len__(self) -> int:
+        return self.length - self.start
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        epoch_seed = mix(self.seed, self.epoch)
+        if self.shuffle:
+            generator = Generator().manual_seed(epoch_seed)
+            order = torch.randperm(self.length, generator=generator)[self.start :].tolist()
+        else:
+            order = range(self.start, self.length)
+        for index in order:
+            yield index, mix(epoch_seed, index)
+
+
+def mix(*values: int) -> int:
+    """Hash integers to 63 bits: SplitMix64 (Steele, Lea & Flood 2014), chained over the values."""
+    state = 0
+    for value in values:
+        state = ((state ^ value) + 0x9E3779B97F4A7C15) & _MASK
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK
+        state ^= state >> 31
+    return state >> 1
+
+
+def sample_key(key: int | tuple[int, int], length: int) -> tuple[int, Generator | None]:
+    """Index and generator of a dataset's key; the index as in a list of ``length``."""
+    index, seed = key if isinstance(key, tuple) else (key, None)
+    index = operator.index(index)
+    if not -length <= index < length:
+        raise IndexError(f"index {index} is out of range for {length} samples")
+    return index % length, None if seed is None else Generator().manual_seed(seed)
+
+
+def collate(samples: list, *, channels_last: bool = False) -> tuple[Tensor, Tensor, int]:
+    """Stack samples ``(tensor (C, H, W), target)`` into a batch, leaving out those that are None.
+
+    Returns:
+        images (N, C, H, W), in the memory format asked for; targets (N,), int64; and the number of
+        samples left out. Where all were left out, images has the shape (0,).
+    """
+    read = [sample for sample in samples if sample is not None]
+    skipped = len(samples) - len(read)
+    targets = torch.tensor([target for _, target in read], dtype=torch.int64)
+    if not read:
+        return torch.empty(0), targets, skipped
+    # default_collate stacks straight into shared memory when it runs in a worker.
+    if channels_last:
+        images = default_collate([image.permute(1, 2, 0) for image, _ in read]).permute(0, 3, 1, 2)
+    else:
+        images = default_collate([image for image, _ in read])
+    return images, targets, skipped
+
+
+def build_loader(
+    dataset,
+    sampler: Sampler | None,
+    batch_size: int,
+    *,
+    workers: int = 0,
+    drop_last: bool = False,
+    device: torch.device | str | None = None,
+    channels_last: bool = False,
+    start_method: str | None = None,
+) -> DataLoader:
+    """A DataLoader of batches ``(images, targets, skipped)``, see `collate`.
+
+    Args:
+        dataset: any dataset of this package.
+        sampler: an `EpochSampler`; None goes through the dataset in order with plain indices.
+        batch_size: samples a batch, before unreadable ones are left out.
+        workers: processes that load, one thread each; 0 loads in this process. They live on from
+            epoch to epoch.
+        drop_last: leave out a last batch that is not full.
+        device: where the batches will go; for a CUDA device they are put into pinned memory.
+        channels_last: memory format of the images.
+        start_method: how workers start: "fork", "spawn" or "forkserver". Default: the platform's.
+    """
+    return DataLoader(
+        dataset,
+        batch_size=batch_size,
+        sampler=sampler,
+        num_workers=workers,
+        drop_last=drop_last,
+        collate_fn=partial(collate, channels_last=channels_last),
+        pin_memory=device is not None and torch.device(device).type == "cuda",
+        persistent_workers=workers > 0,
+        worker_init_fn=_start_worker,
+        multiprocessing_context=start_method if workers else None,
+        # Its own generator, or each epoch would draw a number from torch's default one.
+        generator=Generator(),
+    )
+
+
+def _start_worker(worker: int) -> None:
+    torch.set_num_threads(1)
+    # Ctrl-C reaches the whole process group. What to do about it is the main process's decision.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,0 +1,111 @@
+"""What the classic networks have in common: named stages that run one after the other."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class StagedNet(nn.Sequential):
+    """A network whose children are its stages, by the papers' names: conv1, relu1, norm1, ...
+
+    Running the network is running the children in order, so that a stage can be addressed,
+    replaced or left out by its name, and features can be taken after any of them.
+
+    Attributes:
+        input_size: (C, H, W) that the network was designed for. Other heights and widths work
+            from ``minimum_size`` on.
+        num_classes: outputs of the last stage.
+        input_units: what the initial weights are made for: "pixels", grey levels of 0 to 255 minus
+            their mean, or "std", inputs with a spread of 1.
+        minimum_size: smallest height and width, in pixels.
+    """
+
+    def __init__(
+        self,
+        stages: dict[str, nn.Module],
+        *,
+        input_size: tuple[int, int, int],
+        num_classes: int,
+        minimum_size: int,
+        input_units: str = "std",
+    ):
+        super().__init__()
+        for name, stage in stages.items():
+            self.add_module(name, stage)
+        self.input_size = input_size
+        self.num_classes = num_classes
+        self.minimum_size = minimum_size
+        self.input_units = input_units
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Images (N, C, H, W) to class scores (N, num_classes)."""
+        channels = self.input_size[0]
+        if input.dim() != 4 or input.shape[1] != channels:
+            raise ValueError(
+                f"{type(self).__name__}: images must have shape (N, {channels}, H, W) "
+                f"(got {tuple(input.shape)})"
+            )
+        if min(input.shape[2:]) < self.minimum_size:
+            raise ValueError(
+                f"{type(self).__name__}: images must be at least {self.minimum_size} pixels high "
+                f"and wide (got {input.shape[2]}x{input.shape[3]})"
+            )
+        return super().forward(input)
+
+
+class CeilPad2d(nn.Module):
+    """Zeros at the right and bottom, so that a convolution's last, partial window counts too.
+
+    The original code sizes its maps 1 + ceil((W - kernel_size) / stride); convolution here, as
+    everywhere else, rounds down.
+    """
+
+    def __init__(self, kernel_size: int, stride: int):
+        super().__init__()
+        self.kernel_size, self.stride = kernel_size, stride
+
+    def forward(self, input: Tensor) -> Tensor:
+        bottom, right = ((self.kernel_size - size) % self.stride for size in input.shape[2:])
+        return F.pad(input, (0, right, 0, bottom))
+
+    def extra_repr(self) -> str:
+        return f"kernel_size={self.kernel_size}, stride={self.stride}"
+
+
+class FitMap2d(nn.Module):
+    """Average pooling to size x size; nothing at all where the map has that size already.
+
+    Lets the fully connected stages follow maps of another size than they were designed for.
+    """
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.size = size
+
+    def forward(self, input: Tensor) -> Tensor:
+        if input.shape[2] == self.size and input.shape[3] == self.size:
+            return input
+        return F.adaptive_avg_pool2d(input, self.size)
+
+    def extra_repr(self) -> str:
+        return f"size={self.size}"
+
+
+def he_normal_(model: nn.Module) -> None:
+    """He et al. (ICCV 2015): weights N(0, 2 / fan_in), biases 0; the last layer N(0, 0.01^2).
+
+    Lets these networks start to learn at once on small data sets too, where the papers' own
+    initialisation can rest on its plateau for many epochs.
+    """
+    layers = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    for layer in layers:
+        nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+        nn.init.zeros_(layer.bias)
+    nn.init.normal_(layers[-1].weight, std=0.01)
+
+
+def check_init(model: str, init: str) -> str:
+    if init not in ("paper", "he"):
+        raise ValueError(f"{model}: init must be 'paper' or 'he' (got init={init!r})")
+    return init

@@ -1,0 +1,281 @@
+"""The ops as layers, with torch.nn's signatures, attributes and state_dict keys.
+
+Where torch.nn has the layer, ours is a subclass of it: ``isinstance`` checks, initialisers and
+saved weights go on working.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastconv import ops
+from fastconv.ops._arguments import IntOrPair
+
+__all__ = [
+    "AvgPool2d",
+    "Conv2d",
+    "LocalContrastNorm",
+    "LocalResponseNorm",
+    "MaxPool2d",
+    "MaxUnpool2d",
+    "Maxout",
+    "StochasticPool2d",
+    "SumPool2d",
+]
+
+
+class Conv2d(nn.Conv2d):
+    """:func:`fastconv.conv2d` as a layer: ``torch.nn.Conv2d`` and two options.
+
+    Args:
+        activation: "none", or "relu" to clip the output at 0 in the same pass.
+        algorithm: "auto", "fastconv" or "library".
+    """
+
+    def __init__(self, *args, activation: str = "none", algorithm: str = "auto", **kwargs):
+        super().__init__(*args, **kwargs)
+        self.activation = activation
+        self.algorithm = algorithm
+
+    def forward(self, input: Tensor) -> Tensor:
+        padding = self.padding
+        if self.padding_mode != "zeros":
+            input = F.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode)
+            padding = 0
+        return ops.conv2d(
+            input,
+            self.weight,
+            self.bias,
+            self.stride,
+            padding,
+            self.dilation,
+            self.groups,
+            activation=self.activation,
+            algorithm=self.algorithm,
+        )
+
+    def extra_repr(self) -> str:
+        text = super().extra_repr()
+        if self.activation != "none":
+            text += f", activation={self.activation}"
+        if self.algorithm != "auto":
+            text += f", algorithm={self.algorithm}"
+        return text
+
+
+class MaxPool2d(nn.MaxPool2d):
+    """:func:`fastconv.max_pool2d` as a layer: ``torch.nn.MaxPool2d``."""
+
+    def forward(self, input: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        return ops.max_pool2d(
+            input,
+            self.kernel_size,
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.ceil_mode,
+            self.return_indices,
+        )
+
+
+class MaxUnpool2d(nn.MaxUnpool2d):
+    """:func:`fastconv.max_unpool2d` as a layer: ``torch.nn.MaxUnpool2d`` with switches.
+
+    ``forward(input, switches, output_size=None)`` takes the uint8 switches of
+    :func:`fastconv.max_pool2d_with_switches`, or the int64 indices that a pooling layer with
+    ``return_indices=True`` gives. With switches, values that share a place are added (``mode=
+    "accumulate"``) or the last one stays (``"overwrite"``); with indices this is torch's layer.
+    """
+
+    def __init__(self, *args, mode: str = "accumulate", **kwargs):
+        super().__init__(*args, **kwargs)
+        self.mode = mode
+
+    def forward(
+        self, input: Tensor, indices: Tensor, output_size: list[int] | None = None
+    ) -> Tensor:
+        if not indices.is_floating_point() and indices.element_size() == 8:
+            return super().forward(input, indices, output_size)
+        if output_size is None:
+            windows = zip(
+                input.shape[-2:], self.kernel_size, self.stride, self.padding, strict=True
+            )
+            output_size = [(size - 1) * s - 2 * p + k for size, k, s, p in windows]
+        return ops.max_unpool2d(
+            input,
+            indices,
+            self.kernel_size,
+            self.stride,
+            self.padding,
+            output_size=list(output_size)[-2:],
+            mode=self.mode,
+        )
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, mode={self.mode}"
+
+
+class LocalContrastNorm(nn.Module):
+    """:func:`fastconv.local_contrast_norm` as a layer; it has no parameters.
+
+    Args:
+        kernel_size: height and width of the Gaussian window, odd.
+        sigma: its standard deviation; ``None``: ``kernel_size / 4``.
+        across_maps: whether all maps of an image share mean and deviation.
+        divisor: "mean" or "threshold".
+        eps: least divisor.
+    """
+
+    def __init__(
+        self,
+        kernel_size: int = 7,
+        sigma: float | None = None,
+        *,
+        across_maps: bool = True,
+        divisor: str = "mean",
+        eps: float = 1e-4,
+    ):
+        super().__init__()
+        self.kernel_size = kernel_size
+        self.sigma = sigma
+        self.across_maps = across_maps
+        self.divisor = divisor
+        self.eps = eps
+
+    def forward(self, input: Tensor) -> Tensor:
+        return ops.local_contrast_norm(
+            input,
+            self.kernel_size,
+            self.sigma,
+            across_maps=self.across_maps,
+            divisor=self.divisor,
+            eps=self.eps,
+        )
+
+    def extra_repr(self) -> str:
+        sigma = "" if self.sigma is None else f", sigma={self.sigma}"
+        return (
+            f"{self.kernel_size}{sigma}, across_maps={self.across_maps}, "
+            f"divisor={self.divisor}, eps={self.eps}"
+        )
+
+
+class LocalResponseNorm(nn.LocalResponseNorm):
+    """:func:`fastconv.local_response_norm` as a layer: ``torch.nn.LocalResponseNorm``.
+
+    Args:
+        alpha_mode: "mean" (torch, Caffe, the 2012 code) or "sum" (the paper's formula).
+        region: "across" maps or "within" each.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        alpha: float = 1e-4,
+        beta: float = 0.75,
+        k: float = 1.0,
+        *,
+        alpha_mode: str = "mean",
+        region: str = "across",
+    ):
+        super().__init__(size, alpha, beta, k)
+        self.alpha_mode = alpha_mode
+        self.region = region
+
+    def forward(self, input: Tensor) -> Tensor:
+        return ops.local_response_norm(
+            input,
+            self.size,
+            self.alpha,
+            self.beta,
+            self.k,
+            alpha_mode=self.alpha_mode,
+            region=self.region,
+        )
+
+    def extra_repr(self) -> str:
+        text = super().extra_repr()
+        if self.alpha_mode != "mean":
+            text += f", alpha_mode={self.alpha_mode}"
+        if self.region != "across":
+            text += f", region={self.region}"
+        return text
+
+
+class AvgPool2d(nn.AvgPool2d):
+    """:func:`fastconv.avg_pool2d` as a layer: ``torch.nn.AvgPool2d``."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return ops.avg_pool2d(
+            input,
+            self.kernel_size,
+            self.stride,
+            self.padding,
+            self.ceil_mode,
+            self.count_include_pad,
+            self.divisor_override,
+        )
+
+
+class _Pool2d(nn.Module):
+    """What the pooling layers that torch does not have share: the window."""
+
+    def __init__(
+        self,
+        kernel_size: IntOrPair,
+        stride: IntOrPair | None = None,
+        padding: IntOrPair = 0,
+        ceil_mode: bool = False,
+    ):
+        super().__init__()
+        self.kernel_size = kernel_size
+        self.stride = kernel_size if stride is None else stride
+        self.padding = padding
+        self.ceil_mode = ceil_mode
+
+    def extra_repr(self) -> str:
+        return (
+            f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}, "
+            f"ceil_mode={self.ceil_mode}"
+        )
+
+
+class SumPool2d(_Pool2d):
+    """:func:`fastconv.sum_pool2d` as a layer."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return ops.sum_pool2d(input, self.kernel_size, self.stride, self.padding, self.ceil_mode)
+
+
+class StochasticPool2d(_Pool2d):
+    """:func:`fastconv.stochastic_pool2d` as a layer.
+
+    In training mode an element of each window is drawn, in evaluation mode the mean of all draws is
+    taken. ``torch.manual_seed`` governs the draws.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        return ops.stochastic_pool2d(
+            input,
+            self.kernel_size,
+            self.stride,
+            self.padding,
+            self.ceil_mode,
+            training=self.training,
+        )
+
+
+class Maxout(nn.Module):
+    """:func:`fastconv.maxout` as a layer: maxima over groups of ``pool_size`` maps."""
+
+    def __init__(self, pool_size: int, stride: int | None = None):
+        super().__init__()
+        self.pool_size = pool_size
+        self.stride = pool_size if stride is None else stride
+
+    def forward(self, input: Tensor) -> Tensor:
+        return ops.maxout(input, self.pool_size, self.stride)
+
+    def extra_repr(self) -> str:
+        return f"pool_size={self.pool_size}, stride={self.stride}"

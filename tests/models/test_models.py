@@ -1,0 +1,177 @@
+"""The networks against the papers' tables: sizes, parameters, multiply-adds, initialisation."""
+
+import pytest
+import torch
+from torch import nn
+
+import fastconv
+from fastconv.models import registry
+
+ALEXNET_MAPS = {"conv1": 55, "pool1": 27, "conv2": 27, "pool2": 13, "conv3": 13, "conv4": 13}
+ALEXNET_MAPS |= {"conv5": 13, "pool5": 6}
+ZFNET_MAPS = {"conv1": 110, "pool1": 55, "conv2": 26, "pool2": 13, "conv3": 13, "conv4": 13}
+ZFNET_MAPS |= {"conv5": 13, "pool5": 6}
+
+# (name, parameters, multiply-adds in millions, map sizes), at 1000 classes and 224x224
+IMAGENET = [
+    ("alexnet", 60_965_224, 724, ALEXNET_MAPS),
+    ("zfnet", 62_357_608, 1168, ZFNET_MAPS),
+]
+
+
+@pytest.fixture(scope="module")
+def networks():
+    """Each network once: drawing 60 million weights takes a second."""
+    return {name: fastconv.create_model(name).eval() for name, *_ in IMAGENET}
+
+
+def trace(model, images):
+    """Each stage's output shape, and the multiply-adds of each convolution and linear stage."""
+    shapes, macs, handles = {}, {}, []
+
+    def record(name, stage):
+        def hook(module, inputs, output):
+            shapes[name] = tuple(output.shape[1:])
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                per_output = module.weight[0].numel()
+                macs[name] = output[0].numel() * per_output
+
+        handles.append(stage.register_forward_hook(hook))
+
+    for name, stage in model.named_children():
+        record(name, stage)
+    with torch.no_grad():
+        model(images)
+    for handle in handles:
+        handle.remove()
+    return shapes, macs
+
+
+@pytest.mark.parametrize(("name", "parameters", "mega_macs", "maps"), IMAGENET)
+def test_matches_the_papers_table(networks, name, parameters, mega_macs, maps):
+    model = networks[name]
+    assert sum(p.numel() for p in model.parameters()) == parameters
+    shapes, macs = trace(model, torch.zeros(1, 3, 224, 224))
+    for stage, size in maps.items():
+        assert shapes[stage][1:] == (size, size), stage
+    assert round(sum(macs.values()) / 1e6) == mega_macs
+    assert shapes["flatten"] == (9216,) and shapes["fc8"] == (1000,)
+    assert model.input_size == (3, 224, 224) and model.num_classes == 1000
+
+
+def test_alexnets_groups(networks):
+    groups = {n: m.groups for n, m in networks["alexnet"].named_children() if hasattr(m, "groups")}
+    assert groups == {"conv1": 1, "conv2": 2, "conv3": 1, "conv4": 2, "conv5": 2}
+
+
+def test_alexnets_initialisation(networks):
+    model = networks["alexnet"]
+    for name in ("conv1", "conv2", "fc6", "fc7", "fc8"):
+        assert getattr(model, name).weight.std().item() == pytest.approx(0.01, rel=0.02), name
+    for name in ("conv3", "conv4", "conv5"):
+        assert getattr(model, name).weight.std().item() == pytest.approx(0.03, rel=0.02), name
+    ones = {n for n, m in model.named_children() if getattr(m, "bias", None) is not None}
+    ones = {n for n in ones if (getattr(model, n).bias == 1).all()}
+    assert ones == {"conv2", "conv4", "conv5", "fc6", "fc7"}
+    for name in ("conv1", "conv3", "fc8"):
+        assert (getattr(model, name).bias == 0).all()
+
+
+def test_zfnets_initialisation(networks):
+    for name, layer in networks["zfnet"].named_children():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            assert layer.weight.std().item() == pytest.approx(0.01, rel=0.02), name
+            assert (layer.bias == 0).all()
+
+
+def test_he_initialisation_keeps_the_scale():
+    torch.manual_seed(0)
+    model = fastconv.create_model("digits_convnet")
+    assert model.conv2.weight.std().item() == pytest.approx((2 / (32 * 9)) ** 0.5, rel=0.05)
+    assert (model.conv2.bias == 0).all()
+
+
+def test_unknown_init_is_named():
+    with pytest.raises(ValueError, match="alexnet: init must be 'paper' or 'he'"):
+        fastconv.create_model("alexnet", init="xavier")
+
+
+def test_stages_are_the_network(networks):
+    """forward is nothing but the children in order: stages can be tapped and sliced by name."""
+    model = networks["alexnet"]
+    images = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        x = images
+        for stage in model.children():
+            x = stage(x)
+        assert torch.equal(x, model(images))
+    assert list(dict(model.named_children()))[:5] == ["pad1", "conv1", "relu1", "norm1", "pool1"]
+
+
+@pytest.mark.parametrize(("name", "smallest"), [("alexnet", 64), ("zfnet", 64)])
+def test_other_sizes(networks, name, smallest):
+    model = networks[name]
+    assert model.minimum_size == smallest
+    for height, width in ((smallest, smallest), (smallest, 300)):
+        with torch.no_grad():
+            assert model(torch.zeros(1, 3, height, width)).shape == (1, 1000)
+    with pytest.raises(ValueError, match=rf"at least {smallest} pixels .*got {smallest - 1}x64"):
+        model(torch.zeros(1, 3, smallest - 1, 64))
+    # The limit is the network's own: one pixel less and a pool's window would not fit.
+    with pytest.raises(RuntimeError, match="the window must fit into the padded input"):
+        x = torch.zeros(1, 3, smallest - 1, smallest - 1)
+        for stage in model.children():
+            x = stage(x)
+
+
+def test_the_map_is_not_touched_at_the_native_size(networks):
+    fit = networks["alexnet"].fit6
+    native = torch.randn(1, 4, 6, 6)
+    assert fit(native) is native
+    assert fit(torch.randn(1, 4, 3, 9)).shape == (1, 4, 6, 6)
+
+
+@pytest.mark.parametrize("shape", [(3, 224, 224), (1, 1, 224, 224), (1, 224, 224, 3)])
+def test_wrong_images_are_named(networks, shape):
+    with pytest.raises(ValueError, match=r"images must have shape \(N, 3, H, W\) \(got"):
+        networks["zfnet"](torch.zeros(shape))
+
+
+def test_num_classes_and_in_chans():
+    model = fastconv.create_model("zfnet", num_classes=7, in_chans=1)
+    assert model.conv1.in_channels == 1 and model.fc8.out_features == 7
+    with torch.no_grad():
+        assert model(torch.zeros(1, 1, 64, 64)).shape == (1, 7)
+
+
+def test_channels_last_gives_the_same(networks):
+    model = networks["zfnet"]
+    images = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = model(images)
+        got = model.to(memory_format=torch.channels_last)(
+            images.contiguous(memory_format=torch.channels_last)
+        )
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_registry_lists_and_names():
+    assert {"alexnet", "digits_convnet", "zfnet"} <= set(fastconv.list_models())
+    assert fastconv.list_models("zf*") == ["zfnet"]
+    with pytest.raises(ValueError, match=r"unknown model 'alexnett'; closest: alexnet"):
+        fastconv.create_model("alexnett")
+    with pytest.raises(ValueError, match=r"num_classes must be at least 1 \(got num_classes=0\)"):
+        fastconv.create_model("alexnet", num_classes=0)
+
+
+def test_register_model():
+    @fastconv.register_model
+    def my_own_net(num_classes=10, in_chans=3):
+        return nn.Linear(in_chans, num_classes)
+
+    try:
+        assert fastconv.create_model("my_own_net", num_classes=4).out_features == 4
+        with pytest.raises(ValueError, match="the name must be new"):
+            fastconv.register_model(my_own_net)
+    finally:
+        del registry._MODELS["my_own_net"]

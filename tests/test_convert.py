@@ -1,0 +1,103 @@
+"""fastconv.convert: same parameters, same keys, same values and gradients."""
+
+import copy
+
+import pytest
+import torch
+from op_testing import assert_within_policy, sample
+from torch import nn
+
+import fastconv
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.pool = nn.MaxPool2d(3, 2, return_indices=True)
+        self.unpool = nn.MaxUnpool2d(3, 2)
+        self.inner = nn.Sequential(nn.Conv2d(4, 4, 3, padding="same"), nn.ReLU())
+
+    def forward(self, x):
+        pooled, indices = self.pool(x)
+        return self.unpool(self.inner(pooled), indices, output_size=x.shape)
+
+
+class Subclass(nn.Conv2d):
+    pass
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 5, stride=2, padding=2),
+        nn.ReLU(),
+        nn.LocalResponseNorm(5, alpha=0.1),
+        nn.Conv2d(8, 4, 3, padding=1, groups=2, padding_mode="replicate"),
+        Block(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(4 * 7 * 7, 5),
+    )
+
+
+def values_and_gradients(model, x):
+    x = x.detach().clone().requires_grad_()
+    output = model(x)
+    gradients = torch.autograd.grad(output.square().sum(), [x, *model.parameters()])
+    return output.detach(), *gradients
+
+
+def test_converted_model_agrees_on_forward_and_all_gradients():
+    original = network()
+    exact_model = copy.deepcopy(original).double()
+    converted = fastconv.convert(copy.deepcopy(original))
+    x = sample(2, 3, 28, 28)
+    exact = values_and_gradients(exact_model, x.double())
+    got, peer = values_and_gradients(converted, x), values_and_gradients(original, x)
+    for a, b, e in zip(got, peer, exact, strict=True):
+        assert_within_policy(a, b, e)
+
+
+def test_parameters_keys_and_objects_stay():
+    model = network()
+    parameters, keys = list(model.parameters()), list(model.state_dict())
+    modules = list(model.modules())
+    assert fastconv.convert(model) is model
+    assert all(a is b for a, b in zip(model.parameters(), parameters, strict=True))
+    assert list(model.state_dict()) == keys
+    assert all(a is b for a, b in zip(model.modules(), modules, strict=True))
+    kinds = {type(m) for m in model.modules()}
+    assert not kinds & {nn.Conv2d, nn.MaxPool2d, nn.MaxUnpool2d, nn.LocalResponseNorm}
+    assert {fastconv.nn.Conv2d, fastconv.nn.MaxPool2d, fastconv.nn.LocalResponseNorm} <= kinds
+
+
+def test_a_layer_alone_shared_layers_and_twice():
+    layer = nn.Conv2d(3, 3, 1)
+    assert type(fastconv.convert(layer)) is fastconv.nn.Conv2d
+    shared = nn.Sequential(layer, layer)
+    fastconv.convert(fastconv.convert(shared))
+    assert shared[0] is shared[1]
+
+
+def test_hooks_training_flag_and_buffers_stay():
+    model = nn.Sequential(nn.Conv2d(3, 3, 1)).eval()
+    model[0].register_buffer("mark", torch.ones(1))
+    seen = []
+    model[0].register_forward_hook(lambda *_: seen.append(1))
+    fastconv.convert(model)
+    model(torch.zeros(1, 3, 2, 2))
+    assert seen == [1] and not model[0].training and "0.mark" in model.state_dict()
+
+
+def test_subclasses_are_left_alone():
+    model = nn.Sequential(Subclass(3, 3, 1))
+    assert type(fastconv.convert(model)[0]) is Subclass
+
+
+@pytest.mark.parametrize("name", ["alexnet", "zfnet"])
+def test_our_own_models_convert_to_themselves(name):
+    with torch.device("meta"):
+        model = fastconv.create_model(name)
+    before = [type(m) for m in model.modules()]
+    fastconv.convert(model)
+    assert [type(m) for m in model.modules()] == before
