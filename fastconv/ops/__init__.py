@@ -2,6 +2,7 @@
 
 import fastconv._library  # noqa: F401  the schemas must stand before the pages register on them
 from fastconv.ops.conv2d import conv2d
+from fastconv.ops.drop_connect import drop_connect, drop_connect_gaussian
 from fastconv.ops.local_contrast_norm import local_contrast_norm
 from fastconv.ops.local_response_norm import local_response_norm
 from fastconv.ops.max_pool2d import max_pool2d, max_pool2d_with_switches
@@ -9,6 +10,8 @@ from fastconv.ops.max_unpool2d import max_unpool2d
 
 __all__ = [
     "conv2d",
+    "drop_connect",
+    "drop_connect_gaussian",
     "local_contrast_norm",
     "local_response_norm",
     "max_pool2d",
