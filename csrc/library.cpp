@@ -11,6 +11,13 @@
 #include "cpu/isa.h"
 
 STABLE_TORCH_LIBRARY(fastconv, m) {
+  m.def(
+      "avg_pool2d(Tensor input, int[] kernel_size, int[] stride, int[] padding, bool ceil_mode, "
+      "bool count_include_pad, int? divisor_override) -> Tensor");
+  m.def(
+      "avg_pool2d_backward(Tensor grad_output, SymInt[] input_size, int[] kernel_size, "
+      "int[] stride, int[] padding, bool ceil_mode, bool count_include_pad, "
+      "int? divisor_override) -> Tensor");
   m.def("cuda_probe(Tensor input) -> Tensor");
   m.def(
       "conv2d(Tensor input, Tensor weight, Tensor? bias, int[] stride, SymInt[] padding, "
@@ -50,6 +57,22 @@ STABLE_TORCH_LIBRARY(fastconv, m) {
   m.def(
       "max_unpool2d_backward(Tensor grad_output, Tensor switches, int[] kernel_size, "
       "int[] stride, int[] padding, int[] dilation, bool overwrite) -> Tensor");
+  m.def("maxout(Tensor input, int pool_size, int stride) -> (Tensor output, Tensor switches)");
+  m.def(
+      "maxout_backward(Tensor grad_output, Tensor switches, SymInt maps, int pool_size, "
+      "int stride) -> Tensor");
+  m.def(
+      "stochastic_pool2d(Tensor input, Tensor seed, int[] kernel_size, int[] stride, "
+      "int[] padding, bool ceil_mode) -> (Tensor output, Tensor switches)");
+  m.def(
+      "stochastic_pool2d_mean(Tensor input, int[] kernel_size, int[] stride, int[] padding, "
+      "bool ceil_mode) -> Tensor");
+  m.def(
+      "stochastic_pool2d_mean_backward(Tensor grad_output, Tensor input, int[] kernel_size, "
+      "int[] stride, int[] padding, bool ceil_mode) -> Tensor");
+  m.def(
+      "sum_pool2d(Tensor input, int[] kernel_size, int[] stride, int[] padding, bool ceil_mode) "
+      "-> Tensor");
 }
 
 PYBIND11_MODULE(_C, m) {

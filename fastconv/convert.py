@@ -9,6 +9,7 @@ from fastconv import nn as fnn
 # What ours have beyond torch's, set to what makes them equal.
 _OURS: dict[type[nn.Module], tuple[type[nn.Module], dict[str, str]]] = {
     nn.Conv2d: (fnn.Conv2d, {"activation": "none", "algorithm": "auto"}),
+    nn.AvgPool2d: (fnn.AvgPool2d, {}),
     nn.MaxPool2d: (fnn.MaxPool2d, {}),
     nn.MaxUnpool2d: (fnn.MaxUnpool2d, {"mode": "overwrite"}),
     nn.LocalResponseNorm: (fnn.LocalResponseNorm, {"alpha_mode": "mean", "region": "across"}),
@@ -22,8 +23,8 @@ def convert(model: nn.Module) -> nn.Module:
     ``state_dict`` keys stay the same, so that optimizers and saved weights go on working, and a
     layer used in several places still is. Converting twice changes nothing.
 
-    Only layers that are exactly torch's Conv2d, MaxPool2d, MaxUnpool2d or LocalResponseNorm are
-    converted: a subclass may compute something else, so it is left alone.
+    Only layers that are exactly torch's Conv2d, AvgPool2d, MaxPool2d, MaxUnpool2d or
+    LocalResponseNorm are converted: a subclass may compute something else, so it is left alone.
 
     Args:
         model: any module, which may itself be such a layer.

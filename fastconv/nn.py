@@ -13,8 +13,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastconv import ops
+from fastconv.ops._arguments import IntOrPair
 
-__all__ = ["Conv2d", "DropConnectLinear", "LocalResponseNorm", "MaxPool2d", "MaxUnpool2d"]
+__all__ = [
+    "AvgPool2d",
+    "Conv2d",
+    "DropConnectLinear",
+    "LocalContrastNorm",
+    "LocalResponseNorm",
+    "MaxPool2d",
+    "MaxUnpool2d",
+    "Maxout",
+    "StochasticPool2d",
+    "SumPool2d",
+]
 
 
 class Conv2d(nn.Conv2d):
@@ -207,6 +219,51 @@ class MaxUnpool2d(nn.MaxUnpool2d):
         return f"{super().extra_repr()}, mode={self.mode}"
 
 
+class LocalContrastNorm(nn.Module):
+    """:func:`fastconv.local_contrast_norm` as a layer; it has no parameters.
+
+    Args:
+        kernel_size: height and width of the Gaussian window, odd.
+        sigma: its standard deviation; ``None``: ``kernel_size / 4``.
+        across_maps: whether all maps of an image share mean and deviation.
+        divisor: "mean" or "threshold".
+        eps: least divisor.
+    """
+
+    def __init__(
+        self,
+        kernel_size: int = 7,
+        sigma: float | None = None,
+        *,
+        across_maps: bool = True,
+        divisor: str = "mean",
+        eps: float = 1e-4,
+    ):
+        super().__init__()
+        self.kernel_size = kernel_size
+        self.sigma = sigma
+        self.across_maps = across_maps
+        self.divisor = divisor
+        self.eps = eps
+
+    def forward(self, input: Tensor) -> Tensor:
+        return ops.local_contrast_norm(
+            input,
+            self.kernel_size,
+            self.sigma,
+            across_maps=self.across_maps,
+            divisor=self.divisor,
+            eps=self.eps,
+        )
+
+    def extra_repr(self) -> str:
+        sigma = "" if self.sigma is None else f", sigma={self.sigma}"
+        return (
+            f"{self.kernel_size}{sigma}, across_maps={self.across_maps}, "
+            f"divisor={self.divisor}, eps={self.eps}"
+        )
+
+
 class LocalResponseNorm(nn.LocalResponseNorm):
     """:func:`fastconv.local_response_norm` as a layer: ``torch.nn.LocalResponseNorm``.
 
@@ -247,3 +304,81 @@ class LocalResponseNorm(nn.LocalResponseNorm):
         if self.region != "across":
             text += f", region={self.region}"
         return text
+
+
+class AvgPool2d(nn.AvgPool2d):
+    """:func:`fastconv.avg_pool2d` as a layer: ``torch.nn.AvgPool2d``."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return ops.avg_pool2d(
+            input,
+            self.kernel_size,
+            self.stride,
+            self.padding,
+            self.ceil_mode,
+            self.count_include_pad,
+            self.divisor_override,
+        )
+
+
+class _Pool2d(nn.Module):
+    """What the pooling layers that torch does not have share: the window."""
+
+    def __init__(
+        self,
+        kernel_size: IntOrPair,
+        stride: IntOrPair | None = None,
+        padding: IntOrPair = 0,
+        ceil_mode: bool = False,
+    ):
+        super().__init__()
+        self.kernel_size = kernel_size
+        self.stride = kernel_size if stride is None else stride
+        self.padding = padding
+        self.ceil_mode = ceil_mode
+
+    def extra_repr(self) -> str:
+        return (
+            f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}, "
+            f"ceil_mode={self.ceil_mode}"
+        )
+
+
+class SumPool2d(_Pool2d):
+    """:func:`fastconv.sum_pool2d` as a layer."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return ops.sum_pool2d(input, self.kernel_size, self.stride, self.padding, self.ceil_mode)
+
+
+class StochasticPool2d(_Pool2d):
+    """:func:`fastconv.stochastic_pool2d` as a layer.
+
+    In training mode an element of each window is drawn, in evaluation mode the mean of all draws is
+    taken. ``torch.manual_seed`` governs the draws.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        return ops.stochastic_pool2d(
+            input,
+            self.kernel_size,
+            self.stride,
+            self.padding,
+            self.ceil_mode,
+            training=self.training,
+        )
+
+
+class Maxout(nn.Module):
+    """:func:`fastconv.maxout` as a layer: maxima over groups of ``pool_size`` maps."""
+
+    def __init__(self, pool_size: int, stride: int | None = None):
+        super().__init__()
+        self.pool_size = pool_size
+        self.stride = pool_size if stride is None else stride
+
+    def forward(self, input: Tensor) -> Tensor:
+        return ops.maxout(input, self.pool_size, self.stride)
+
+    def extra_repr(self) -> str:
+        return f"pool_size={self.pool_size}, stride={self.stride}"
