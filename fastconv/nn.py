@@ -6,6 +6,8 @@ saved weights go on working.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -16,6 +18,7 @@ from fastconv.ops._arguments import IntOrPair
 __all__ = [
     "AvgPool2d",
     "Conv2d",
+    "DropConnectLinear",
     "LocalContrastNorm",
     "LocalResponseNorm",
     "MaxPool2d",
@@ -67,6 +70,105 @@ class Conv2d(nn.Conv2d):
             text += f", activation={self.activation}"
         if self.algorithm != "auto":
             text += f", algorithm={self.algorithm}"
+        return text
+
+
+class DropConnectLinear(nn.Linear):
+    """:func:`fastconv.drop_connect` as a layer: ``torch.nn.Linear`` whose weights are dropped.
+
+    Args:
+        in_features, out_features, bias: as for ``torch.nn.Linear``.
+        p: probability with which a weight is dropped in training.
+        mask: "sample": a mask for every example; "batch": one for the batch.
+        mask_bias: drop the elements of the bias too, as the authors' code does.
+        activation: "none", "relu", "tanh", "sigmoid" or any elementwise callable. It is part of the
+            layer because inference has to average behind it.
+        inference: what evaluation gives. "mean": the activation of the mean pre-activation.
+            "gaussian": the mean activation, by sampling (:func:`fastconv.drop_connect_gaussian`).
+        samples: draws of "gaussian" for each activation.
+
+    ``forward(input, generator=None)`` takes (..., in_features); masks and draws come from
+    ``generator``, or from torch's default one.
+    """
+
+    ACTIVATIONS = {  # noqa: RUF012
+        "none": lambda x: x,
+        "relu": F.relu,
+        "tanh": torch.tanh,
+        "sigmoid": torch.sigmoid,
+    }
+    INFERENCES = ("mean", "gaussian")
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        p: float = 0.5,
+        *,
+        mask: str = "sample",
+        mask_bias: bool = False,
+        activation: str | Callable[[Tensor], Tensor] = "none",
+        inference: str = "mean",
+        samples: int = 100,
+        device=None,
+        dtype=None,
+    ):
+        name = type(self).__name__
+        if not callable(activation) and activation not in self.ACTIVATIONS:
+            raise ValueError(
+                f"{name}: activation must be callable or one of {', '.join(self.ACTIVATIONS)} "
+                f"(got activation={activation!r})"
+            )
+        if inference not in self.INFERENCES:
+            raise ValueError(
+                f"{name}: inference must be 'mean' or 'gaussian' (got inference={inference!r})"
+            )
+        super().__init__(in_features, out_features, bias, device, dtype)
+        self.p = p
+        self.mask = mask
+        self.mask_bias = mask_bias
+        self.activation = activation
+        self.inference = inference
+        self.samples = samples
+
+    def forward(self, input: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        activation = self.activation
+        if isinstance(activation, str):
+            activation = self.ACTIVATIONS[activation]
+        if not self.training and self.inference == "gaussian":
+            return ops.drop_connect_gaussian(
+                input,
+                self.weight,
+                self.bias,
+                self.p,
+                samples=self.samples,
+                activation=activation,
+                mask_bias=self.mask_bias,
+                generator=generator,
+            )
+        output = ops.drop_connect(
+            input,
+            self.weight,
+            self.bias,
+            self.p,
+            self.training,
+            mask=self.mask,
+            mask_bias=self.mask_bias,
+            generator=generator,
+        )
+        return activation(output)
+
+    def extra_repr(self) -> str:
+        text = f"{super().extra_repr()}, p={self.p}"
+        if self.mask != "sample":
+            text += f", mask={self.mask}"
+        if self.mask_bias:
+            text += ", mask_bias=True"
+        if isinstance(self.activation, str) and self.activation != "none":
+            text += f", activation={self.activation}"
+        if self.inference != "mean":
+            text += f", inference={self.inference}, samples={self.samples}"
         return text
 
 

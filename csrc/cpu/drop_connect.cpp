@@ -10,14 +10,12 @@
 
 namespace fastconv {
 
-static uint64_t seed_of(const Tensor& seed) { return uint64_t(*data<int64_t>(seed)); }
-
 static int64_t tiles(int64_t size, int64_t tile) { return ceil_div(size, tile); }
 
 static Tensor drop_connect(const Tensor& input, const Tensor& weight, std::optional<Tensor> bias,
                            const Tensor& seed, double p) {
   const char* op = "drop_connect";
-  DropConnect problem = drop_connect_of(op, seed, p);
+  DropConnect problem = drop_connect_of(op, seed_of(op, seed), p);
   check_matrix(op, "input", input);
   check_operand(op, "weight", weight, "input", input);
   problem.batch = input.size(0);
@@ -29,7 +27,6 @@ static Tensor drop_connect(const Tensor& input, const Tensor& weight, std::optio
                  shape_text(weight), " and input of shape ", shape_text(input), ")");
   check_bias(op, bias, input, problem);
   check_counters(op, problem);
-  problem.seed = seed_of(seed);
 
   const Tensor x = row_major(input), w = row_major(weight);
   const std::optional<Tensor> b = bias ? std::optional(row_major(*bias)) : std::nullopt;
@@ -50,7 +47,7 @@ static Tensor drop_connect(const Tensor& input, const Tensor& weight, std::optio
 static Tensor drop_connect_input_grad(const Tensor& grad_output, const Tensor& weight,
                                       const Tensor& seed, double p) {
   const char* op = "drop_connect_input_grad";
-  DropConnect problem = drop_connect_of(op, seed, p);
+  DropConnect problem = drop_connect_of(op, seed_of(op, seed), p);
   check_matrix(op, "grad_output", grad_output);
   check_operand(op, "weight", weight, "grad_output", grad_output);
   problem.batch = grad_output.size(0);
@@ -60,7 +57,6 @@ static Tensor drop_connect_input_grad(const Tensor& grad_output, const Tensor& w
                  "grad_output must have one column for each row of weight (got ",
                  shape_text(grad_output), " and weight of shape ", shape_text(weight), ")");
   check_counters(op, problem);
-  problem.seed = seed_of(seed);
 
   const Tensor g = row_major(grad_output), w = row_major(weight);
   Tensor grad_input = new_matrix(g, problem.batch, problem.inputs);
@@ -79,7 +75,7 @@ static Tensor drop_connect_input_grad(const Tensor& grad_output, const Tensor& w
 static Tensor drop_connect_weight_grad(const Tensor& grad_output, const Tensor& input,
                                        const Tensor& seed, double p) {
   const char* op = "drop_connect_weight_grad";
-  DropConnect problem = drop_connect_of(op, seed, p);
+  DropConnect problem = drop_connect_of(op, seed_of(op, seed), p);
   check_matrix(op, "grad_output", grad_output);
   check_operand(op, "input", input, "grad_output", grad_output);
   problem.batch = grad_output.size(0);
@@ -89,7 +85,6 @@ static Tensor drop_connect_weight_grad(const Tensor& grad_output, const Tensor& 
                  "input must have one row for each row of grad_output (got ", shape_text(input),
                  " and grad_output of shape ", shape_text(grad_output), ")");
   check_counters(op, problem);
-  problem.seed = seed_of(seed);
 
   const Tensor g = row_major(grad_output), x = row_major(input);
   Tensor grad_weight = new_matrix(g, problem.outputs, problem.inputs);
@@ -108,7 +103,7 @@ static Tensor drop_connect_weight_grad(const Tensor& grad_output, const Tensor& 
 static Tensor drop_connect_mask(const Tensor& seed, int64_t examples, int64_t outputs,
                                 int64_t first_input, int64_t end_input, double p) {
   const char* op = "drop_connect_mask";
-  DropConnect problem = drop_connect_of(op, seed, p);
+  DropConnect problem = drop_connect_of(op, seed_of(op, seed), p);
   FASTCONV_CHECK(op, examples >= 0 && outputs >= 0,
                  "examples and outputs must be at least 0 (got examples=", examples,
                  ", outputs=", outputs, ")");
@@ -120,7 +115,6 @@ static Tensor drop_connect_mask(const Tensor& seed, int64_t examples, int64_t ou
   problem.inputs = end_input;
   check_counters(op, problem);
   problem.inputs = end_input - first_input;
-  problem.seed = seed_of(seed);
 
   Tensor mask = new_tensor(seed, {examples, outputs, problem.inputs}, ScalarType::Bool,
                            MemoryFormat::Contiguous);

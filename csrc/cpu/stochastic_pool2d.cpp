@@ -16,14 +16,6 @@ static Pool2d stochastic_pool2d_of(const char* op, const Tensor& input, const In
   return p;
 }
 
-static uint64_t seed_of(const char* op, const Tensor& seed) {
-  FASTCONV_CHECK(op, seed.scalar_type() == ScalarType::Long && seed.numel() == 1,
-                 "seed must be one int64 number (got ",
-                 torch::headeronly::toString(seed.scalar_type()), " of shape ", shape_text(seed),
-                 ")");
-  return uint64_t(*data<int64_t>(seed));
-}
-
 // Splits the windows of p, a unit a row or a plane, over torch's threads.
 template <class F>
 static void parallel_over_windows(const Pool2d& p, const F& body) {

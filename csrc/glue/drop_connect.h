@@ -9,20 +9,10 @@
 
 namespace fastconv {
 
-inline void check_seed(const char* op, const Tensor& seed) {
-  FASTCONV_CHECK(op, seed.scalar_type() == ScalarType::Long && seed.numel() == 1,
-                 "seed must be one int64 number (got ",
-                 torch::headeronly::toString(seed.scalar_type()), " of shape ", shape_text(seed),
-                 ")");
-}
-
-// The problem with this probability; sizes and seed are left for the caller.
-inline DropConnect drop_connect_of(const char* op, const Tensor& seed, double p) {
-  check_seed(op, seed);
+// The problem with this seed and probability; the sizes are left for the caller.
+inline DropConnect drop_connect_of(const char* op, uint64_t seed, double p) {
   FASTCONV_CHECK(op, p >= 0 && p <= 1, "p must be a probability within [0, 1] (got p=", p, ")");
-  DropConnect problem{};
-  problem.p = drop_probability(p);
-  return problem;
+  return DropConnect{0, 0, 0, seed, drop_probability(p)};
 }
 
 inline void check_matrix(const char* op, const char* name, const Tensor& t) {
