@@ -20,6 +20,23 @@ STABLE_TORCH_LIBRARY(fastconv, m) {
       "int? divisor_override) -> Tensor");
   m.def("cuda_probe(Tensor input) -> Tensor");
   m.def(
+      "conv2d(Tensor input, Tensor weight, Tensor? bias, int[] stride, SymInt[] padding, "
+      "int[] dilation, int groups, bool relu) -> Tensor");
+  m.def(
+      "conv2d_input_grad(Tensor grad_output, Tensor weight, SymInt[] input_size, int[] stride, "
+      "SymInt[] padding, int[] dilation, int groups, bool channels_last) -> Tensor");
+  m.def(
+      "conv2d_weight_grad(Tensor grad_output, Tensor input, SymInt[] weight_size, int[] stride, "
+      "SymInt[] padding, int[] dilation, int groups, bool channels_last) -> Tensor");
+  m.def("drop_connect(Tensor input, Tensor weight, Tensor? bias, Tensor seed, float p) -> Tensor");
+  m.def(
+      "drop_connect_input_grad(Tensor grad_output, Tensor weight, Tensor seed, float p) -> Tensor");
+  m.def(
+      "drop_connect_weight_grad(Tensor grad_output, Tensor input, Tensor seed, float p) -> Tensor");
+  m.def(
+      "drop_connect_mask(Tensor seed, SymInt examples, SymInt outputs, SymInt first_input, "
+      "SymInt end_input, float p) -> Tensor");
+  m.def(
       "local_contrast_norm(Tensor input, int kernel_size, float sigma, bool across_maps, "
       "bool mean_divisor, float eps) -> (Tensor output, Tensor statistics)");
   m.def(

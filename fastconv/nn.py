@@ -15,6 +15,7 @@ from fastconv.ops._arguments import IntOrPair
 __all__ = [
     "AvgPool2d",
     "Conv2d",
+    "LocalContrastNorm",
     "LocalResponseNorm",
     "MaxPool2d",
     "MaxUnpool2d",
@@ -113,6 +114,51 @@ class MaxUnpool2d(nn.MaxUnpool2d):
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, mode={self.mode}"
+
+
+class LocalContrastNorm(nn.Module):
+    """:func:`fastconv.local_contrast_norm` as a layer; it has no parameters.
+
+    Args:
+        kernel_size: height and width of the Gaussian window, odd.
+        sigma: its standard deviation; ``None``: ``kernel_size / 4``.
+        across_maps: whether all maps of an image share mean and deviation.
+        divisor: "mean" or "threshold".
+        eps: least divisor.
+    """
+
+    def __init__(
+        self,
+        kernel_size: int = 7,
+        sigma: float | None = None,
+        *,
+        across_maps: bool = True,
+        divisor: str = "mean",
+        eps: float = 1e-4,
+    ):
+        super().__init__()
+        self.kernel_size = kernel_size
+        self.sigma = sigma
+        self.across_maps = across_maps
+        self.divisor = divisor
+        self.eps = eps
+
+    def forward(self, input: Tensor) -> Tensor:
+        return ops.local_contrast_norm(
+            input,
+            self.kernel_size,
+            self.sigma,
+            across_maps=self.across_maps,
+            divisor=self.divisor,
+            eps=self.eps,
+        )
+
+    def extra_repr(self) -> str:
+        sigma = "" if self.sigma is None else f", sigma={self.sigma}"
+        return (
+            f"{self.kernel_size}{sigma}, across_maps={self.across_maps}, "
+            f"divisor={self.divisor}, eps={self.eps}"
+        )
 
 
 class LocalResponseNorm(nn.LocalResponseNorm):

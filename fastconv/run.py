@@ -8,6 +8,7 @@
 | ``best.safetensors`` | weights of the epoch with the highest validation top-1 |
 | ``state.pt`` | all that is needed to go on; loads with ``weights_only=True`` |
 | ``log.csv``, ``curves.png`` | one row an epoch; the same as a picture |
+| ``unreadable.log`` | names of the images that were skipped, if any |
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from fastconv.models import create_model
 
 FORMAT = 1
 CONFIG, STATISTICS, LOG = "run.json", "statistics.safetensors", "log.csv"
+UNREADABLE = "unreadable.log"
 
 
 class RunError(ValueError):

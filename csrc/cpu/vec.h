@@ -6,6 +6,8 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
+#include <utility>
 
 #include "core/numeric.h"
 
@@ -154,6 +156,38 @@ static inline void store_n(vec_t<double> v, double* p, int n) {
   _mm512_mask_storeu_pd(p, __mmask8((1u << n) - 1), (__m512d)v);
 }
 #endif
+// Lane l of the result is lane l & kStep ? l - kStep of b : l of a (first half of a pair of rows),
+// or l & kStep ? l of b : l + kStep of a (second half).
+template <int kStep, bool kSecond, typename vector_t, int... kLane>
+static inline vector_t interleave(vector_t a, vector_t b, std::integer_sequence<int, kLane...>) {
+  constexpr int kLanes = sizeof...(kLane), kShift = kSecond ? kStep : 0;
+#if defined(__clang__)
+  return __builtin_shufflevector(
+      a, b, (kLane & kStep ? kLanes + kLane - kStep + kShift : kLane + kShift)...);
+#else
+  using acc_t = std::decay_t<decltype(a[0])>;
+  return __builtin_shuffle(
+      a, b,
+      int_vec_t<acc_t>{(kLane & kStep ? kLanes + kLane - kStep + kShift : kLane + kShift)...});
+#endif
+}
+
+// Swaps rows and lanes of kLanes vectors, the lanes' bits one after the other.
+template <typename acc_t, int kStep = 1>
+static inline void transpose(vec_t<acc_t>* rows) {
+  constexpr int kLanes = Vec<acc_t>::kLanes;
+  constexpr std::make_integer_sequence<int, kLanes> lanes{};
+  if constexpr (kStep < kLanes) {
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes; ++i) {
+      if (i & kStep) continue;
+      const vec_t<acc_t> a = rows[i], b = rows[i + kStep];
+      rows[i] = interleave<kStep, false>(a, b, lanes);
+      rows[i + kStep] = interleave<kStep, true>(a, b, lanes);
+    }
+    transpose<acc_t, 2 * kStep>(rows);
+  }
+}
 
 // Switches: bytes in memory, integer lanes in registers.
 template <typename acc_t>
@@ -174,6 +208,16 @@ static inline void store_bytes_n(int_vec_t<acc_t> v, uint8_t* p, int n) {
   } else {
     memcpy(p, &bytes, n);
   }
+}
+
+// body(i, n) for each vector of `count` elements, at i with n lanes. Only the last can be partial;
+// for the others n is a constant, so that load_n(p, n) is a plain load.
+template <typename acc_t, class F>
+static inline __attribute__((always_inline)) void for_each_vector(int64_t count, const F& body) {
+  constexpr int kLanes = Vec<acc_t>::kLanes;
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) body(i, std::integral_constant<int, kLanes>());
+  if (i < count) body(i, int(count - i));
 }
 
 }  // namespace FASTCONV_ISA

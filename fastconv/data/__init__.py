@@ -14,7 +14,7 @@ from fastconv.data.digits import Digits
 from fastconv.data.folder import DatasetError, ImageFolder, open_split
 from fastconv.data.images import ImageError, open_image
 from fastconv.data.loading import EpochSampler, build_loader, collate
-from fastconv.data.recipes import RECIPES, classic_size, recipe
+from fastconv.data.recipes import RECIPES, classic_size, recipe, recipe_size
 from fastconv.data.statistics import compute_statistics
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "open_dataset",
     "open_image",
     "recipe",
+    "recipe_size",
     "transforms",
 ]
 

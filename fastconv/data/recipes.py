@@ -20,7 +20,7 @@ from fastconv.data.transforms import (
     Transform,
 )
 
-RECIPES = ("classic", "digits")
+RECIPES = ("classic", "plain", "digits")
 
 
 def classic_size(input_size: tuple[int, int, int]) -> int:
@@ -29,6 +29,14 @@ def classic_size(input_size: tuple[int, int, int]) -> int:
     if height != width:
         raise ValueError(f"the classic recipe needs a square input (got {height}x{width})")
     return round(height * 256 / 224)
+
+
+def recipe_size(name: str, input_size: tuple[int, int, int]) -> int:
+    """S, the side of the square of which a recipe subtracts the mean image."""
+    _, height, width = input_size
+    if height != width:
+        raise ValueError(f"recipe: {name} needs a square input (got {height}x{width})")
+    return classic_size(input_size) if name == "classic" else height
 
 
 def recipe(
@@ -48,13 +56,16 @@ def recipe(
     in training a random crop, a flip and colour noise, in evaluation the centre crop. The values
     are at last put into ``units``.
 
+    ``"plain"`` is for small images such as CIFAR's, as in Zeiler & Fergus (ICLR 2013): resized to
+    the input size and cut to its centre, minus the mean, nothing random.
+
     ``"digits"`` is one channel, resized to the input size, with values in [0, 1].
 
     Args:
-        name: "classic" or "digits".
+        name: "classic", "plain" or "digits".
         input_size: (C, H, W) of the network. C is 3, or 1 for luminance.
-        statistics: what `compute_statistics` gave for S = `classic_size(input_size)` and C
-            channels; for "classic" only.
+        statistics: what `compute_statistics` gave for S = `recipe_size(name, input_size)` and C
+            channels; not for "digits".
         train: with the random steps.
         mean: subtract the mean "image" or the mean "color".
         units: "std" divides by the standard deviation of all of the data's values, one number, so
@@ -71,21 +82,21 @@ def recipe(
             raise ValueError(f"recipe: digits has 1 channel (got input_size={input_size})")
         return Compose([Grayscale(), Resize((height, width)), ToTensor()])
     if channels not in (1, 3):
-        raise ValueError(f"recipe: classic has 1 or 3 channels (got input_size={input_size})")
+        raise ValueError(f"recipe: {name} has 1 or 3 channels (got input_size={input_size})")
     if mean not in ("image", "color"):
         raise ValueError(f"recipe: mean must be image or color (got {mean!r})")
     if units not in ("std", "pixels"):
         raise ValueError(f"recipe: units must be std or pixels (got {units!r})")
-    size = classic_size(input_size)
+    size = recipe_size(name, input_size)
     steps = [Grayscale()] if channels == 1 else []
     steps += [Resize(size), CenterCrop(size), ToTensor()]
     steps += [SubtractMean(_statistic(statistics, f"mean_{mean}"))]
-    if train:
+    if name == "classic" and train:
         steps += [RandomCrop((height, width)), RandomHorizontalFlip()]
         if pca_noise:
             values, vectors = (_statistic(statistics, f"pca_{k}") for k in ("values", "vectors"))
             steps += [PCANoise(values, vectors, pca_noise)]
-    else:
+    elif name == "classic":
         steps += [CenterCrop((height, width))]
     unit = _statistic(statistics, "std") if units == "std" else 1 / 255
     return Compose([*steps, Normalize(0, unit)])
@@ -94,7 +105,6 @@ def recipe(
 def _statistic(statistics: Mapping[str, Tensor] | None, key: str) -> Tensor:
     if key not in (statistics or {}):
         raise ValueError(
-            f"recipe: classic needs the statistic {key!r} "
-            f"(got {', '.join(statistics or {}) or 'none'})"
+            f"recipe: it needs the statistic {key!r} (got {', '.join(statistics or {}) or 'none'})"
         )
     return statistics[key]

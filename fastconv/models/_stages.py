@@ -16,6 +16,8 @@ class StagedNet(nn.Sequential):
         input_size: (C, H, W) that the network was designed for. Other heights and widths work
             from ``minimum_size`` on.
         num_classes: outputs of the last stage.
+        input_units: what the initial weights are made for: "pixels", grey levels of 0 to 255 minus
+            their mean, or "std", inputs with a spread of 1.
         minimum_size: smallest height and width, in pixels.
     """
 
@@ -26,6 +28,7 @@ class StagedNet(nn.Sequential):
         input_size: tuple[int, int, int],
         num_classes: int,
         minimum_size: int,
+        input_units: str = "std",
     ):
         super().__init__()
         for name, stage in stages.items():
@@ -33,6 +36,7 @@ class StagedNet(nn.Sequential):
         self.input_size = input_size
         self.num_classes = num_classes
         self.minimum_size = minimum_size
+        self.input_units = input_units
 
     def forward(self, input: Tensor) -> Tensor:
         """Images (N, C, H, W) to class scores (N, num_classes)."""

@@ -61,7 +61,11 @@ class AlexNet(StagedNet):
             "fc8": nn.Linear(4096, num_classes),
         }
         super().__init__(
-            stages, input_size=(in_chans, 224, 224), num_classes=num_classes, minimum_size=64
+            stages,
+            input_size=(in_chans, 224, 224),
+            num_classes=num_classes,
+            minimum_size=64,
+            input_units="pixels" if init == "paper" else "std",
         )
         self._init, self._bias = init, bias
         self.init_weights()

@@ -60,7 +60,11 @@ class ZFNet(StagedNet):
             "fc8": nn.Linear(4096, num_classes),
         }
         super().__init__(
-            stages, input_size=(in_chans, 224, 224), num_classes=num_classes, minimum_size=64
+            stages,
+            input_size=(in_chans, 224, 224),
+            num_classes=num_classes,
+            minimum_size=64,
+            input_units="pixels" if init == "paper" else "std",
         )
         self._init = init
         self.init_weights()

@@ -59,3 +59,22 @@ def window_output_size(
     if ceil_mode and (output - 1) * stride >= size + padding:
         output -= 1
     return output
+
+
+def autocast(*tensors: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
+    """The tensors in the dtype that autocast asks of an op like torch's convolution.
+
+    Inside an autocast region of the first tensor's device floating point tensors take the region's
+    dtype, all but float64, which autocast leaves alone; outside nothing changes. An op that knows
+    one fixed dtype could use ``torch.library.register_autocast``; the region's is known here only.
+    """
+    device_type = tensors[0].device.type
+    if not torch.amp.is_autocast_available(device_type):
+        return tensors
+    if not torch.is_autocast_enabled(device_type):
+        return tensors
+    dtype = torch.get_autocast_dtype(device_type)
+    return tuple(
+        t.to(dtype) if t is not None and t.is_floating_point() and t.dtype != torch.float64 else t
+        for t in tensors
+    )

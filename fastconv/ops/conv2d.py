@@ -1,27 +1,293 @@
-"""Two-dimensional convolution (cross-correlation, as everywhere in the field)."""
+"""Convolution (cross-correlation, as everywhere in the field) with bias and an optional ReLU.
+
+LeCun et al., Neural Computation 1989; groups: Krizhevsky, Sutskever & Hinton, NIPS 2012.
+"""
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from fastconv.ops._arguments import IntOrPair, autocast, batched, memory_format, pair
+from fastconv.ops._conv2d_algorithm import choose_algorithm
+
+_OP = "conv2d"
+_ACTIVATIONS = ("none", "relu")
+_FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
 def conv2d(
     input: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
-    stride=1,
-    padding=0,
-    dilation=1,
+    stride: IntOrPair = 1,
+    padding: IntOrPair | str = 0,
+    dilation: IntOrPair = 1,
     groups: int = 1,
     *,
     activation: str = "none",
     algorithm: str = "auto",
 ) -> Tensor:
-    """``torch.nn.functional.conv2d`` and an optional ReLU, through torch's own algorithm."""
-    if activation not in ("none", "relu"):
-        raise ValueError(f"conv2d: activation must be 'none' or 'relu' (got {activation!r})")
-    if algorithm not in ("auto", "library"):
-        raise ValueError(f"conv2d: algorithm must be 'auto' or 'library' (got {algorithm!r})")
-    output = F.conv2d(input, weight, bias, stride, padding, dilation, groups)
-    return output.relu() if activation == "relu" else output
+    """``torch.nn.functional.conv2d``'s contract, and a ReLU in the same pass.
+
+    Args:
+        input: (N, C, H, W) or (C, H, W), floating point, any strides.
+        weight: (O, C / groups, kh, kw), of the input's dtype.
+        bias: (O,) or ``None``.
+        stride: step of the window, in pixels.
+        padding: zeros around the input, in pixels: an int, a pair (height, width), four ints (top,
+            bottom, left, right), ``"valid"`` (none), or ``"same"`` (an output as large as the
+            input, for stride 1; an odd number of zeros has the larger half at the bottom right).
+        dilation: step between the taps of the window.
+        groups: divides input and output channels; each group of outputs sees one of inputs.
+        activation: ``"none"``, or ``"relu"`` for ``max(output, 0)``.
+        algorithm: ``"fastconv"``: this package's kernels. ``"library"``: torch's (oneDNN, cuDNN).
+            ``"auto"``: the one that was measured to be the faster for such a problem.
+
+    Returns:
+        (N, O, Ho, Wo) in the input's dtype; fastconv's kernels also keep its memory format. Under
+        autocast, in autocast's dtype, as torch's convolution. All derivatives exist, second ones
+        too. The kernels sum in float32 (float64 for float64) and round once; gradients do not
+        depend on the number of threads.
+
+    Raises:
+        RuntimeError, ValueError, TypeError: naming the argument, the rule and the value, the same
+            for every algorithm.
+    """
+    if activation not in _ACTIVATIONS:
+        raise ValueError(
+            f"{_OP}: activation must be 'none' or 'relu' (got activation={activation!r})"
+        )
+    x, unbatched = batched(_OP, "input", input)
+    x, weight, bias = autocast(x, weight, bias)
+    _check_tensors(x, weight, bias)
+    stride, dilation = pair(_OP, "stride", stride), pair(_OP, "dilation", dilation)
+    padding = _four_paddings(padding, weight.shape[2:], stride, dilation)
+    _check_sizes(x.shape, weight.shape, bias, stride, padding, dilation, groups)
+    problem = (x, weight, bias, stride, padding, dilation, groups, activation == "relu")
+    if choose_algorithm(algorithm, x, weight, groups) == "fastconv":
+        output = torch.ops.fastconv.conv2d(*problem)
+    else:
+        output = _library(*problem)
+    return output.squeeze(0) if unbatched else output
+
+
+def conv2d_ref(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+    relu: bool,
+) -> Tensor:
+    """The definition, tap by tap; ``padding`` is (top, bottom, left, right)."""
+    top, bottom, left, right = padding
+    padded = F.pad(input, (left, right, top, bottom))
+    ho, wo = _output_size(input.shape, weight.shape, stride, padding, dilation)
+    output = 0
+    for r in range(weight.shape[2]):
+        for s in range(weight.shape[3]):
+            y, x = r * dilation[0], s * dilation[1]
+            seen = padded[
+                :, :, y : y + ho * stride[0] : stride[0], x : x + wo * stride[1] : stride[1]
+            ]
+            seen = seen[:, :, :ho, :wo].unflatten(1, (groups, -1))
+            tap = weight[:, :, r, s].unflatten(0, (groups, -1))
+            output = output + torch.einsum("ngchw,goc->ngohw", seen, tap).flatten(1, 2)
+    if bias is not None:
+        output = output + bias[:, None, None]
+    return output.relu() if relu else output
+
+
+def _library(input, weight, bias, stride, padding, dilation, groups, relu):
+    top, bottom, left, right = padding
+    if top != bottom or left != right:
+        input = F.pad(input, (left, right, top, bottom))
+        top = left = 0
+    output = F.conv2d(input, weight, bias, stride, (top, left), dilation, groups)
+    return output.relu() if relu else output
+
+
+def _four_paddings(padding, kernel_size, stride, dilation):
+    if isinstance(padding, str):
+        if padding == "valid":
+            return [0, 0, 0, 0]
+        if padding != "same":
+            raise ValueError(
+                f"{_OP}: padding must be 'same', 'valid' or integers (got padding={padding!r})"
+            )
+        if stride != [1, 1]:
+            raise ValueError(f"{_OP}: padding='same' demands stride 1 (got stride={stride})")
+        total = [d * (k - 1) for d, k in zip(dilation, kernel_size, strict=True)]
+        return [total[0] // 2, total[0] - total[0] // 2, total[1] // 2, total[1] - total[1] // 2]
+    if isinstance(padding, tuple | list) and len(padding) == 4:
+        return [*pair(_OP, "padding", padding[:2]), *pair(_OP, "padding", padding[2:])]
+    height, width = pair(_OP, "padding", padding)
+    return [height, height, width, width]
+
+
+def _check_tensors(input, weight, bias):
+    if input.dtype not in _FLOATING:
+        raise TypeError(
+            f"{_OP}: input must be float32, float64, float16 or bfloat16 (got {input.dtype})"
+        )
+    if weight.dim() != 4:
+        raise ValueError(
+            f"{_OP}: weight must have shape (out_channels, in_channels / groups, height, width) "
+            f"(got {tuple(weight.shape)})"
+        )
+    for name, tensor in (("weight", weight), ("bias", bias)):
+        if tensor is None:
+            continue
+        if tensor.dtype != input.dtype:
+            raise TypeError(
+                f"{_OP}: {name} must have the dtype of input (got {tensor.dtype} and {input.dtype})"
+            )
+        if tensor.device != input.device:
+            raise ValueError(
+                f"{_OP}: {name} must be on the device of input "
+                f"(got {tensor.device} and {input.device})"
+            )
+
+
+def _check_sizes(input_size, weight_size, bias, stride, padding, dilation, groups):
+    shapes = f"(got input {tuple(input_size)}, weight {tuple(weight_size)}, groups={groups})"
+    for name, values, least in (
+        ("stride", stride, 1),
+        ("padding", padding, 0),
+        ("dilation", dilation, 1),
+    ):
+        if min(values) < least:
+            raise ValueError(f"{_OP}: {name} must be at least {least} (got {name}={values})")
+    if not isinstance(groups, int) or groups < 1:
+        raise ValueError(f"{_OP}: groups must be an int of at least 1 (got groups={groups!r})")
+    if min(weight_size) < 1:
+        raise ValueError(f"{_OP}: weight must have no empty dimension {shapes}")
+    if min(input_size[1:]) < 1:
+        raise ValueError(f"{_OP}: input must have no empty dimension but the batch {shapes}")
+    if weight_size[0] % groups:
+        raise ValueError(f"{_OP}: groups must divide the output channels {shapes}")
+    if input_size[1] != weight_size[1] * groups:
+        raise ValueError(f"{_OP}: input must have weight.shape[1] * groups channels {shapes}")
+    if bias is not None and tuple(bias.shape) != (weight_size[0],):
+        raise ValueError(
+            f"{_OP}: bias must have shape ({weight_size[0]},) (got {tuple(bias.shape)})"
+        )
+    if min(_output_size(input_size, weight_size, stride, padding, dilation)) < 1:
+        raise ValueError(
+            f"{_OP}: the window must fit into the padded input (got input {tuple(input_size)}, "
+            f"weight {tuple(weight_size)}, padding={padding}, dilation={dilation})"
+        )
+
+
+def _output_size(input_size, weight_size, stride, padding, dilation):
+    top, bottom, left, right = padding
+    return [
+        (input_size[2] + top + bottom - dilation[0] * (weight_size[2] - 1) - 1) // stride[0] + 1,
+        (input_size[3] + left + right - dilation[1] * (weight_size[3] - 1) - 1) // stride[1] + 1,
+    ]
+
+
+def _empty(like, size, channels_last):
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    return torch.empty(size, dtype=like.dtype, device=like.device, memory_format=memory_format)
+
+
+def _is_channels_last(tensor):
+    return memory_format(tensor) == torch.channels_last
+
+
+@torch.library.register_fake("fastconv::conv2d")
+def _fake(input, weight, bias, stride, padding, dilation, groups, relu):
+    ho, wo = _output_size(input.shape, weight.shape, stride, padding, dilation)
+    return _empty(input, (input.shape[0], weight.shape[0], ho, wo), _is_channels_last(input))
+
+
+@torch.library.register_fake("fastconv::conv2d_input_grad")
+def _fake_input_grad(
+    grad_output, weight, input_size, stride, padding, dilation, groups, channels_last
+):
+    return _empty(grad_output, input_size, channels_last)
+
+
+@torch.library.register_fake("fastconv::conv2d_weight_grad")
+def _fake_weight_grad(
+    grad_output, input, weight_size, stride, padding, dilation, groups, channels_last
+):
+    return _empty(grad_output, weight_size, channels_last)
+
+
+# Convolution is linear in the input and in the weight, so the derivatives of each of the three ops
+# are the other two: whatever order is asked for, it is one of these kernels that gives it.
+
+
+def _setup_context(ctx, inputs, output):
+    input, weight, _bias, *ctx.window, ctx.relu = inputs
+    of_input, of_weight, *_ = ctx.needs_input_grad
+    ctx.input_size, ctx.weight_size = input.shape, weight.shape
+    ctx.formats = _is_channels_last(input), _is_channels_last(weight)
+    ctx.save_for_backward(
+        input if of_weight else None, weight if of_input else None, output if ctx.relu else None
+    )
+
+
+def _backward(ctx, grad_output):
+    input, weight, output = ctx.saved_tensors
+    of_input, of_weight, of_bias, *_ = ctx.needs_input_grad
+    grad_input = grad_weight = grad_bias = None
+    if ctx.relu:
+        grad_output = torch.ops.aten.threshold_backward(grad_output, output, 0)
+    if of_input:
+        grad_input = torch.ops.fastconv.conv2d_input_grad(
+            grad_output, weight, ctx.input_size, *ctx.window, ctx.formats[0]
+        )
+    if of_weight:
+        grad_weight = torch.ops.fastconv.conv2d_weight_grad(
+            grad_output, input, ctx.weight_size, *ctx.window, ctx.formats[1]
+        )
+    if of_bias:
+        grad_bias = grad_output.sum((0, 2, 3))
+    return grad_input, grad_weight, grad_bias, None, None, None, None, None
+
+
+def _setup_context_of_grad(ctx, inputs, output):
+    first, second, _size, *ctx.window, _channels_last = inputs
+    ctx.save_for_backward(first, second)
+
+
+def _backward_of_input_grad(ctx, grad):
+    grad_output, weight = ctx.saved_tensors
+    of_grad_output, of_weight, *_ = ctx.needs_input_grad
+    grad_grad_output = grad_weight = None
+    if of_grad_output:
+        grad_grad_output = torch.ops.fastconv.conv2d(grad, weight, None, *ctx.window, False)
+    if of_weight:
+        grad_weight = torch.ops.fastconv.conv2d_weight_grad(
+            grad_output, grad, weight.shape, *ctx.window, _is_channels_last(weight)
+        )
+    return grad_grad_output, grad_weight, None, None, None, None, None, None
+
+
+def _backward_of_weight_grad(ctx, grad):
+    grad_output, input = ctx.saved_tensors
+    of_grad_output, of_input, *_ = ctx.needs_input_grad
+    grad_grad_output = grad_input = None
+    if of_grad_output:
+        grad_grad_output = torch.ops.fastconv.conv2d(input, grad, None, *ctx.window, False)
+    if of_input:
+        grad_input = torch.ops.fastconv.conv2d_input_grad(
+            grad_output, grad, input.shape, *ctx.window, _is_channels_last(input)
+        )
+    return grad_grad_output, grad_input, None, None, None, None, None, None
+
+
+torch.library.register_autograd("fastconv::conv2d", _backward, setup_context=_setup_context)
+torch.library.register_autograd(
+    "fastconv::conv2d_input_grad", _backward_of_input_grad, setup_context=_setup_context_of_grad
+)
+torch.library.register_autograd(
+    "fastconv::conv2d_weight_grad", _backward_of_weight_grad, setup_context=_setup_context_of_grad
+)

@@ -155,7 +155,9 @@ def _setup_context(ctx, inputs, output):
 
 def _backward(ctx, grad_output, _grad_switches):
     (switches,) = ctx.saved_tensors
-    # Unpooling that accumulates is the exact adjoint of pooling.
+    # Unpooling that accumulates is the exact adjoint of pooling. It answers in the format of its
+    # input, and the gradient belongs in the format of what was pooled, whatever came back.
+    grad_output = grad_output.contiguous(memory_format=memory_format(switches))
     grad_input = torch.ops.fastconv.max_unpool2d(
         grad_output, switches, *ctx.window, ctx.output_size, False
     )

@@ -5,6 +5,8 @@ Zeiler & Fergus, arXiv:1311.2901, section 2.1.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -20,7 +22,7 @@ def max_unpool2d(
     stride: IntOrPair | None = None,
     padding: IntOrPair = 0,
     *,
-    output_size: tuple[int, int] | list[int],
+    output_size: Sequence[int],
     mode: str = "accumulate",
 ) -> Tensor:
     """Put pooled values back through their switches; all other elements are 0.
@@ -29,7 +31,7 @@ def max_unpool2d(
         input: pooled maps (N, C, Ho, Wo) or (C, Ho, Wo), floating point.
         switches: uint8 of the same shape, from :func:`fastconv.max_pool2d_with_switches`.
         kernel_size, stride, padding: those of the pooling.
-        output_size: (H, W) of the map that was pooled.
+        output_size: (H, W) of the map that was pooled; of a longer shape the last two count.
         mode: what happens where overlapping windows share a maximum. ``"accumulate"``: their
             values are added, which makes unpooling the exact adjoint of pooling.
             ``"overwrite"``: the last window in row order wins, as in
@@ -50,7 +52,8 @@ def max_unpool2d(
     kernel_size = pair(op, "kernel_size", kernel_size)
     stride = kernel_size if stride is None or stride == [] else pair(op, "stride", stride)
     padding = pair(op, "padding", padding)
-    size = pair(op, "output_size", list(output_size)[-2:])
+    size = output_size[-2:] if isinstance(output_size, Sequence) else output_size
+    size = pair(op, "output_size", size)
     output = torch.ops.fastconv.max_unpool2d(
         x, sw, kernel_size, stride, padding, [1, 1], size, mode == "overwrite"
     )
@@ -119,9 +122,10 @@ def _setup_context_of_backward(ctx, inputs, output):
 
 def _backward_of_backward(ctx, grad):
     (switches,) = ctx.saved_tensors
-    if ctx.overwrite:  # only the window that wrote last passed its gradient on
-        raise RuntimeError("max_unpool2d: mode='overwrite' has no second derivative")
-    grad_grad = torch.ops.fastconv.max_unpool2d(grad, switches, *ctx.window, ctx.output_size, False)
+    # The backward is linear in grad_output; the forward is its adjoint in both modes.
+    grad_grad = torch.ops.fastconv.max_unpool2d(
+        grad, switches, *ctx.window, ctx.output_size, ctx.overwrite
+    )
     return grad_grad, None, None, None, None, None, None
 
 

@@ -39,13 +39,23 @@ class Settings:
         "data", "str", None, "image folder with train/ and val/; none: scikit-learn's digits"
     )
     recipe: str | None = _setting(
-        "data", "str", None, "preprocessing: classic (2012) or digits; chosen by the data"
+        "data",
+        "str",
+        None,
+        "preprocessing: classic (2012), plain (no random steps) or digits; chosen by the data",
     )
     image_size: int | None = _setting(
         "data", "int", None, "side of the network's input; the model's own"
     )
     mean: str = _setting(
-        "data", "str", "image", "what is subtracted from each picture", ("image", "colour")
+        "data", "str", "image", "what is subtracted from each picture", ("image", "color")
+    )
+    units: str | None = _setting(
+        "data",
+        "str",
+        None,
+        "of the network's input: pixels (0 to 255) or std (a spread of 1); the model's own",
+        ("pixels", "std"),
     )
     strict: bool = _setting("data", "bool", False, "stop at an unreadable image, do not skip it")
     workers: int | None = _setting(

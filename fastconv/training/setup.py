@@ -45,8 +45,12 @@ def start(
     model, input_size = _build_model(settings, len(train_set.classes))
     recipe = settings.recipe or ("digits" if settings.data is None else "classic")
     statistics = _statistics(recipe, train_set, input_size, progress)
+    options = {
+        "mean": settings.mean,
+        "units": settings.units or getattr(model, "input_units", "std"),
+    }
     pipelines = {
-        split: data.recipe(recipe, input_size, statistics, train=split == "train")
+        split: data.recipe(recipe, input_size, statistics, train=split == "train", **options)
         for split in ("train", "eval")
     }
     train_set.transform, val_set.transform = pipelines["train"], pipelines["eval"]
@@ -197,7 +201,7 @@ def _statistics(
 ) -> dict[str, torch.Tensor]:
     if recipe == "digits":
         return {}
-    size = data.classic_size(input_size)
+    size = data.recipe_size(recipe, input_size)
     total = len(dataset)
     progress.start("statistics", total)
     try:

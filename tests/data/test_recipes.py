@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
@@ -68,6 +69,16 @@ def test_inputs_have_mean_0_and_spread_1(make_folder, channels):
 
 
 @pytest.mark.parametrize("train", [True, False])
+def test_plain_is_pixels_minus_mean_over_spread(make_picture, train):
+    measured = statistics(32)
+    image = make_picture(32, 32)
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255
+    expected = (pixels - measured["mean_image"]) / measured["std"]
+    got = recipe("plain", (3, 32, 32), measured, train)(image)
+    torch.testing.assert_close(got, expected)
+
+
+@pytest.mark.parametrize("train", [True, False])
 def test_a_recipe_survives_json(make_picture, train):
     measured = statistics(37)
     one = recipe("classic", (3, 32, 32), measured, train)
@@ -80,7 +91,7 @@ def test_a_recipe_survives_json(make_picture, train):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("modern", (3, 8, 8)), "unknown recipe 'modern'; known: classic, digits"),
+        (("modern", (3, 8, 8)), "unknown recipe 'modern'; known: classic, plain, digits"),
         (("digits", (3, 8, 8)), r"digits has 1 channel \(got input_size=\(3, 8, 8\)\)"),
         (("classic", (2, 8, 8)), r"1 or 3 channels \(got input_size=\(2, 8, 8\)\)"),
         (("classic", (3, 8, 9)), r"square input \(got 8x9\)"),

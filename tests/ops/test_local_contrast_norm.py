@@ -1,16 +1,15 @@
-"""local_contrast_norm against a composition of convolutions, and against what it must leave alone."""
-
-import os
-import subprocess
-import sys
+"""local_contrast_norm against a composition of convolutions and against its invariances."""
 
 import pytest
 import torch
 from op_testing import (
+    CAPABILITIES,
     DTYPES,
     FORMATS,
     assert_compiles,
+    assert_passes_with_capability,
     assert_refuses,
+    assert_same_for_all_thread_counts,
     assert_within_policy,
     awkward,
     sample,
@@ -266,21 +265,17 @@ def test_not_finite(across, divisor, memory_format, value):
         assert torch.equal(y[0, others], clean[0, others])
 
 
-def test_results_do_not_depend_on_threads():
-    threads = torch.get_num_threads()
-    try:
-        for batch in (1, 8):
-            for across in (True, False):
-                x = sample(batch, 5, 64, 70).requires_grad_()
-                results = []
-                for count in (1, 2, 3):
-                    torch.set_num_threads(count)
-                    y = fastconv.local_contrast_norm(x, across_maps=across)
-                    results.append((y, torch.autograd.grad(y.square().sum(), x)[0]))
-                for y, grad in results[1:]:
-                    assert torch.equal(y, results[0][0]) and torch.equal(grad, results[0][1])
-    finally:
-        torch.set_num_threads(threads)
+@pytest.mark.parametrize("memory_format", FORMATS)
+@pytest.mark.parametrize("across", [True, False])
+@pytest.mark.parametrize("batch", [1, 8])  # rows shared out, images shared out
+def test_results_do_not_depend_on_threads(batch, across, memory_format):
+    x = sample(batch, 5, 64, 70, memory_format=memory_format).requires_grad_()
+
+    def run():
+        y = fastconv.local_contrast_norm(x, across_maps=across)
+        return y, torch.autograd.grad(y.square().sum(), x)[0]
+
+    assert_same_for_all_thread_counts(run)
 
 
 @pytest.mark.parametrize(("across", "divisor"), CONFIGURATIONS)
@@ -352,34 +347,7 @@ def test_wrong_inputs():
     )
 
 
-@pytest.mark.parametrize("capability", ["baseline", "avx2", "avx512"])
+@pytest.mark.parametrize("capability", CAPABILITIES)
 def test_every_instruction_set(capability):
-    script = """
-import torch, fastconv
-from fastconv.ops.local_contrast_norm import local_contrast_norm_ref
-torch.manual_seed(0)
-op = torch.ops.fastconv.local_contrast_norm
-for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
-    for memory_format in (torch.contiguous_format, torch.channels_last):
-        for across in (True, False):
-            x = torch.randn(2, 18, 11, 21).to(dtype).contiguous(memory_format=memory_format)
-            x.requires_grad_()
-            exact = x.detach().double().requires_grad_()
-            y = op(x, 7, 1.75, across, True, 1e-4)[0]
-            expected = local_contrast_norm_ref(exact, 7, 1.75, across, True, 1e-4)
-            grad = torch.randn(y.shape).to(dtype)
-            got = (y, *torch.autograd.grad(y, x, grad))
-            want = (expected, *torch.autograd.grad(expected, exact, grad.double()))
-            for a, b in zip(got, want):
-                tolerance = 4 * torch.finfo(dtype).eps * max(1, b.abs().max().item())
-                tolerance *= 4 if dtype in (torch.float32, torch.float64) else 1
-                assert (a.double() - b).abs().max() < tolerance, (dtype, memory_format, across)
-print(fastconv.info()["cpu_capability"])
-"""
-    environment = {**os.environ, "FASTCONV_CPU_CAPABILITY": capability}
-    done = subprocess.run(
-        [sys.executable, "-c", script], env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    order = ["baseline", "avx2", "avx512"]
-    assert order.index(done.stdout.strip()) <= order.index(capability)
+    selection = "precision or single_pixel or borders or (constant_image and 333)"
+    assert_passes_with_capability(capability, __file__, selection)
