@@ -6,6 +6,7 @@ from fastconv.ops.local_contrast_norm import local_contrast_norm
 from fastconv.ops.local_response_norm import local_response_norm
 from fastconv.ops.max_pool2d import max_pool2d, max_pool2d_with_switches
 from fastconv.ops.max_unpool2d import max_unpool2d
+from fastconv.ops.tiled_conv2d import tiled_conv2d
 
 __all__ = [
     "conv2d",
@@ -14,4 +15,5 @@ __all__ = [
     "max_pool2d",
     "max_pool2d_with_switches",
     "max_unpool2d",
+    "tiled_conv2d",
 ]
