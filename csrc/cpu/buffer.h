@@ -23,6 +23,9 @@ class Buffer {
   Buffer& operator=(const Buffer&) = delete;
 
   T* data() { return begin; }
+  const T* data() const { return begin; }
+  T& operator[](int64_t i) { return begin[i]; }
+  const T& operator[](int64_t i) const { return begin[i]; }
 
  private:
   static constexpr std::align_val_t kAlignment{64};

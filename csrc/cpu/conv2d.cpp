@@ -114,7 +114,9 @@ static void run_products(std::vector<Product> products, ScalarType type) {
 // The product that makes an image, with its columns along the output's contiguous dimension.
 static Product image_product(const Side& pixels, const Side& channels, const Axis& sum,
                              int64_t groups, Tensor& image, int64_t base) {
-  const bool channels_last = is_channels_last(image);
+  // Few channels fill a kernel's rows better than its columns, which are longer.
+  constexpr int64_t kManyChannels = 64;
+  const bool channels_last = is_channels_last(image) && channels.axis.count() > kManyChannels;
   Product p{};
   p.rows = channels_last ? pixels : channels;
   p.cols = channels_last ? channels : pixels;
@@ -137,6 +139,8 @@ static Tensor conv2d(const Tensor& input, const Tensor& weight, std::optional<Te
   const Conv2d p =
       conv2d_of(op, sizes_of(input), sizes_of(weight), stride, padding, dilation, groups);
   check_conv2d_bias(op, bias, input, p);
+  // Packing the weights is quick where the channels are adjacent.
+  const Tensor w = contiguous_as(weight, MemoryFormat::ChannelsLast);
   if (bias) bias = contiguous_as(*bias, MemoryFormat::Contiguous);
   Tensor output =
       new_tensor(input, conv2d_output_sizes(p), input.scalar_type(), memory_format_of(input));
@@ -147,10 +151,10 @@ static Tensor conv2d(const Tensor& input, const Tensor& weight, std::optional<Te
                                    p.in_channels, -p.h.padding, -p.w.padding),
                     pixel_steps(output),
                     0};
-  const Side channels{channel_axis(p.out_channels),
-                      plain_operand(weight, channel_steps(weight, 0), tap_steps(weight, 1, 1), 0,
-                                    p.out_channels * weight.stride(0)),
-                      channel_steps(output), 0};
+  const Side channels{
+      channel_axis(p.out_channels),
+      plain_operand(w, channel_steps(w, 0), tap_steps(w, 1, 1), 0, p.out_channels * w.stride(0)),
+      channel_steps(output), 0};
   Product product =
       image_product(pixels, channels, {{p.h.kernel, p.w.kernel, p.in_channels}}, groups, output, 0);
   product.bias = bias ? bias->const_data_ptr() : nullptr;
@@ -179,7 +183,7 @@ static Phase phase_of(const Window& w, int64_t phase) {
   return p;
 }
 
-static Product phase_product(const Tensor& grad_output, const Tensor& weight, const Conv2d& p,
+static Product phase_product(const Tensor& grad_output, const Tensor& turned, const Conv2d& p,
                              const Phase& h, const Phase& w, Tensor& grad_input) {
   const Side pixels{{{p.batch, h.pixels, w.pixels}},
                     padded_operand(grad_output, pixel_steps(grad_output),
@@ -189,9 +193,9 @@ static Product phase_product(const Tensor& grad_output, const Tensor& weight, co
                     0};
   const Side channels{
       channel_axis(p.in_channels),
-      plain_operand(weight, channel_steps(weight, 1), tap_steps(weight, h.tap_step, w.tap_step, 0),
-                    h.tap * weight.stride(2) + w.tap * weight.stride(3),
-                    p.out_channels * weight.stride(0)),
+      plain_operand(turned, channel_steps(turned, 0), tap_steps(turned, h.tap_step, w.tap_step),
+                    h.tap * turned.stride(2) + w.tap * turned.stride(3),
+                    p.out_channels * turned.stride(1)),
       channel_steps(grad_input), 0};
   return image_product(pixels, channels, {{h.taps, w.taps, p.out_channels}}, p.groups, grad_input,
                        h.pixel * grad_input.stride(2) + w.pixel * grad_input.stride(3));
@@ -210,11 +214,14 @@ static Tensor conv2d_input_grad(const Tensor& grad_output, const Tensor& weight,
       new_tensor(grad_output, input_size, grad_output.scalar_type(),
                  channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
 
+  // (c, o, tap), with the outputs that are summed over adjacent in memory.
+  const Tensor turned =
+      contiguous_as(torch::stable::transpose(weight, 0, 1), MemoryFormat::ChannelsLast);
   std::vector<Product> products;
   for (int64_t y = 0; y < min_of(p.h.stride, p.h.input); ++y) {
     for (int64_t x = 0; x < min_of(p.w.stride, p.w.input); ++x) {
       products.push_back(
-          phase_product(grad_output, weight, p, phase_of(p.h, y), phase_of(p.w, x), grad_input));
+          phase_product(grad_output, turned, p, phase_of(p.h, y), phase_of(p.w, x), grad_input));
     }
   }
   run_products(products, grad_output.scalar_type());

@@ -5,6 +5,8 @@
 // rows meets every panel of columns in registers, and the result is added to the tile's sums. So a
 // sum is one of partial sums of kDepth terms each, whatever the tiles. The last step adds the
 // bias, clips, rounds once and scatters the tile into the output.
+#include <limits>
+
 #include "core/window.h"
 #include "cpu/buffer.h"
 #include "cpu/conv2d.h"
@@ -13,32 +15,74 @@
 namespace fastconv {
 namespace FASTCONV_ISA {
 
-// An index of an axis, seen in a tensor.
-struct Point {
-  int64_t offset;
-  int32_t y, x;
-};
+// Indices of an axis, seen in a tensor: offsets in memory, positions.
+template <typename acc_t>
+struct Points {
+  using int_t = typename Vec<acc_t>::int_t;
 
-// The indices [begin, begin + count) of an axis.
-static void list_points(const Axis& axis, const Steps& steps, int64_t begin, int64_t count,
-                        Point* points) {
-  int64_t i0 = begin / (axis.size[1] * axis.size[2]);
-  int64_t i1 = begin / axis.size[2] % axis.size[1], i2 = begin % axis.size[2];
-  for (int64_t i = 0; i < count; ++i) {
-    points[i].offset = i0 * steps.offset[0] + i1 * steps.offset[1] + i2 * steps.offset[2];
-    points[i].y = int32_t(i0 * steps.y[0] + i1 * steps.y[1] + i2 * steps.y[2]);
-    points[i].x = int32_t(i0 * steps.x[0] + i1 * steps.x[1] + i2 * steps.x[2]);
-    if (++i2 == axis.size[2]) {
-      i2 = 0;
-      if (++i1 == axis.size[1]) {
-        i1 = 0;
-        ++i0;
+  explicit Points(int64_t most) : offset(most), y(most), x(most) {}
+
+  // Lists the indices [begin, begin + count) of the axis.
+  void list(const Axis& axis, const Steps& steps, int64_t begin, int64_t count) {
+    int64_t i0 = begin / (axis.size[1] * axis.size[2]);
+    int64_t i1 = begin / axis.size[2] % axis.size[1], i2 = begin % axis.size[2];
+    for (int64_t i = 0; i < count; ++i) {
+      offset[i] = i0 * steps.offset[0] + i1 * steps.offset[1] + i2 * steps.offset[2];
+      y[i] = int_t(i0 * steps.y[0] + i1 * steps.y[1] + i2 * steps.y[2]);
+      x[i] = int_t(i0 * steps.x[0] + i1 * steps.x[1] + i2 * steps.x[2]);
+      if (++i2 == axis.size[2]) {
+        i2 = 0;
+        if (++i1 == axis.size[1]) {
+          i1 = 0;
+          ++i0;
+        }
       }
     }
   }
-}
 
-// kWidth rows or columns of an operand, to be packed side by side.
+  // Whether `count` indices from `begin` on are adjacent in memory.
+  bool adjacent(int64_t begin, int count) const {
+    if (offset[begin + count - 1] != offset[begin] + count - 1) return false;
+    for (int i = 1; i < count; ++i) {
+      if (offset[begin + i] != offset[begin] + i) return false;
+    }
+    return true;
+  }
+
+  Buffer<int64_t> offset;
+  Buffer<int_t> y, x;
+};
+
+// The smallest rectangle around some positions.
+template <typename int_t>
+struct Box {
+  int_t top, bottom, left, right;
+
+  static Box around_nothing() {
+    constexpr int_t kLeast = std::numeric_limits<int_t>::min();
+    constexpr int_t kMost = std::numeric_limits<int_t>::max();
+    return {kMost, kLeast, kMost, kLeast};
+  }
+  void add(int_t y, int_t x) {
+    top = y < top ? y : top;
+    bottom = y > bottom ? y : bottom;
+    left = x < left ? x : left;
+    right = x > right ? x : right;
+  }
+};
+
+// Up to kLanes elements of the sum, packed together.
+template <typename int_t>
+struct Stretch {
+  int64_t begin;
+  int count;
+  bool adjacent;  // kLanes of them, side by side in memory
+  Box<int_t> box;
+};
+
+// kWidth rows or columns of an operand, to be packed side by side. Where they are adjacent in
+// memory a vector goes across them; where the sum is, a vector goes along it and blocks of kLanes x
+// kLanes are transposed; else element goes after element.
 template <typename scalar_t, int kWidth>
 class Panel {
  public:
@@ -46,141 +90,219 @@ class Panel {
   using int_t = typename Vec<acc_t>::int_t;
   static constexpr int kLanes = Vec<acc_t>::kLanes;
   static constexpr int kVectors = (kWidth + kLanes - 1) / kLanes;
-  // The last vector's surplus lanes are overwritten by the next element of the sum.
-  static constexpr int kSurplus = kVectors * kLanes - kWidth;
 
-  // `start` is the offset of element 0, and `lead` the panel's points, of which `count` exist; the
-  // others repeat the last one, and nobody reads what they become.
-  Panel(const Operand& view, int64_t start, const Point* lead, int count)
-      : p(view), memory(static_cast<const scalar_t*>(view.memory)) {
-    top = left = INT32_MAX;
-    bottom = right = INT32_MIN;
-    for (int i = 0; i < kVectors * kLanes; ++i) {
-      const Point& point = lead[i < count ? i : count - 1];
-      offset[i] = start + point.offset;
-      y[i] = int_t(p.y + point.y);
-      x[i] = int_t(p.x + point.x);
-      top = y[i] < top ? y[i] : top;
-      bottom = y[i] > bottom ? y[i] : bottom;
-      left = x[i] < left ? x[i] : left;
-      right = x[i] > right ? x[i] : right;
+  // `start` is the offset of element 0. Of the panel's elements `count` exist, from `begin` in
+  // `lead` on; the others repeat the last one, and nobody reads what they become.
+  void view(const Operand& operand, int64_t start, const Points<acc_t>& lead, int64_t begin,
+            int count) {
+    p = &operand;
+    memory = static_cast<const scalar_t*>(p->memory);
+    box = Box<int_t>::around_nothing();
+    for (int i = 0; i < kWidth; ++i) {
+      const int64_t at = begin + (i < count ? i : count - 1);
+      offset[i] = start + lead.offset[at];
+      y[i] = int_t(p->y + lead.y[at]);
+      x[i] = int_t(p->x + lead.x[at]);
+      box.add(y[i], x[i]);
     }
     for (int v = 0; v < kVectors; ++v) {
-      adjacent[v] = true;
-      for (int i = 1; i < kLanes && v * kLanes + i < count; ++i) {
-        adjacent[v] &= offset[v * kLanes + i] == offset[v * kLanes] + i;
-      }
+      const int n = int(min_of(count - v * kLanes, lanes_of(v)));
+      adjacent[v] = n > 0 && lead.adjacent(begin + v * kLanes, n);
+      mask[v].found = false;
     }
   }
 
-  void pack(const Point* sum, int64_t depth, acc_t* packed) {
-    const Point* previous = nullptr;
-    for (int64_t k = 0; k < depth; ++k, packed += kWidth) {
-      const bool all = inside(sum[k]);
-      if (!all && (previous == nullptr || previous->y != sum[k].y || previous->x != sum[k].x)) {
-        previous = &sum[k];
-        find_mask(sum[k]);
-      }
-      for (int v = 0; v < kVectors; ++v) {
-        const int64_t first = offset[v * kLanes] + sum[k].offset;
-        if (adjacent[v] && first >= 0 && first + kLanes <= p.size) {
-          const vec_t<acc_t> value = load(memory + first);
-          store(all ? value : mask[v] ? value : vec_t<acc_t>{}, packed + v * kLanes);
-        } else if (all) {
-          copy(sum[k].offset, v, packed + v * kLanes);
-        } else {
-          copy_masked(sum[k].offset, v, packed + v * kLanes);
+  void pack(const Points<acc_t>& sum, const Stretch<int_t>& stretch, acc_t* packed) {
+    const bool all = inside(stretch.box);
+    packed += stretch.begin * kWidth;
+    for (int v = 0; v < kVectors; ++v, packed += kLanes) {
+      if (adjacent[v]) {
+        pack_across(v, sum, stretch, all, packed);
+      } else if (stretch.adjacent) {
+        pack_along(v, sum, stretch.begin, all, packed);
+      } else {
+        for (int i = 0; i < stretch.count; ++i) {
+          pack_elements(v, sum, stretch.begin + i, all, packed + i * kWidth);
         }
       }
     }
   }
 
  private:
-  // Whether the whole panel is inside the tensor at this element of the sum.
-  bool inside(const Point& at) const {
-    return top + at.y >= 0 && bottom + at.y < p.height && left + at.x >= 0 &&
-           right + at.x < p.width;
+  static constexpr int lanes_of(int v) {
+    return v + 1 < kVectors ? kLanes : kWidth - (kVectors - 1) * kLanes;
   }
 
-  void find_mask(const Point& at) {
-    for (int v = 0; v < kVectors; ++v) {
-      int_vec_t<acc_t> rows, columns;
-      memcpy(&rows, y + v * kLanes, sizeof rows);
-      memcpy(&columns, x + v * kLanes, sizeof columns);
-      rows += int_t(at.y);
-      columns += int_t(at.x);
-      mask[v] =
-          (rows >= 0) & (rows < int_t(p.height)) & (columns >= 0) & (columns < int_t(p.width));
+  static void store_lanes(vec_t<acc_t> value, int v, acc_t* packed) {
+    memcpy(packed, &value, lanes_of(v) * sizeof(acc_t));
+  }
+
+  // Whether all of the panel is inside the tensor at these positions of the sum.
+  bool inside(const Box<int_t>& at) const {
+    return box.top + at.top >= 0 && box.bottom + at.bottom < p->height && box.left + at.left >= 0 &&
+           box.right + at.right < p->width;
+  }
+  bool inside(int lead, int_t at_y, int_t at_x) const {
+    const int_t row = y[lead] + at_y, column = x[lead] + at_x;
+    return row >= 0 && row < p->height && column >= 0 && column < p->width;
+  }
+  int_vec_t<acc_t> inside(int_vec_t<acc_t> rows, int_vec_t<acc_t> columns) const {
+    return (rows >= 0) & (rows < int_t(p->height)) & (columns >= 0) & (columns < int_t(p->width));
+  }
+
+  // Whether a vector can be loaded from there, be it inside the padded image or not.
+  bool in_memory(int64_t first) const { return first >= 0 && first + kLanes <= p->size; }
+
+  void pack_across(int v, const Points<acc_t>& sum, const Stretch<int_t>& stretch, bool all,
+                   acc_t* packed) {
+    for (int i = 0; i < stretch.count; ++i, packed += kWidth) {
+      const int64_t k = stretch.begin + i, first = offset[v * kLanes] + sum.offset[k];
+      if (!in_memory(first)) {
+        pack_elements(v, sum, k, all, packed);
+        continue;
+      }
+      vec_t<acc_t> value = load(memory + first);
+      if (!all) {
+        Mask& m = mask[v];
+        if (!m.found || m.y != sum.y[k] || m.x != sum.x[k]) {
+          m = {true, sum.y[k], sum.x[k],
+               inside(load_int(y + v * kLanes) + sum.y[k], load_int(x + v * kLanes) + sum.x[k])};
+        }
+        value = m.lanes ? value : vec_t<acc_t>{};
+      }
+      store_lanes(value, v, packed);
     }
   }
 
-  void copy(int64_t at, int v, acc_t* packed) const {
-    for (int i = 0; i < kLanes; ++i) packed[i] = to_acc(memory[offset[v * kLanes + i] + at]);
+  void pack_along(int v, const Points<acc_t>& sum, int64_t k, bool all, acc_t* packed) const {
+    vec_t<acc_t> rows[kLanes] = {};
+    for (int i = 0; i < lanes_of(v); ++i) {
+      const int lead = v * kLanes + i;
+      const int64_t first = offset[lead] + sum.offset[k];
+      if (in_memory(first)) {
+        rows[i] = load(memory + first);
+        if (!all) {
+          const auto m =
+              inside(load_int(sum.y.data() + k) + y[lead], load_int(sum.x.data() + k) + x[lead]);
+          rows[i] = m ? rows[i] : vec_t<acc_t>{};
+        }
+      } else {
+        for (int l = 0; l < kLanes; ++l) {
+          if (inside(lead, sum.y[k + l], sum.x[k + l])) rows[i][l] = to_acc(memory[first + l]);
+        }
+      }
+    }
+    transpose<acc_t>(rows);
+    for (int l = 0; l < kLanes; ++l) store_lanes(rows[l], v, packed + l * kWidth);
   }
 
-  void copy_masked(int64_t at, int v, acc_t* packed) const {
-    for (int i = 0; i < kLanes; ++i) {
-      packed[i] = mask[v][i] ? to_acc(memory[offset[v * kLanes + i] + at]) : acc_t(0);
+  void pack_elements(int v, const Points<acc_t>& sum, int64_t k, bool all, acc_t* packed) const {
+    for (int i = 0; i < lanes_of(v); ++i) {
+      const int lead = v * kLanes + i;
+      packed[i] = all || inside(lead, sum.y[k], sum.x[k])
+                      ? to_acc(memory[offset[lead] + sum.offset[k]])
+                      : acc_t(0);
     }
   }
 
-  const Operand& p;
+  static int_vec_t<acc_t> load_int(const int_t* from) {
+    int_vec_t<acc_t> v;
+    memcpy(&v, from, sizeof v);
+    return v;
+  }
+
+  struct Mask {  // of the last position of the sum that needed one
+    bool found;
+    int_t y, x;
+    int_vec_t<acc_t> lanes;
+  };
+
+  const Operand* p;
   const scalar_t* memory;
-  int64_t offset[kVectors * kLanes];
-  int_t y[kVectors * kLanes], x[kVectors * kLanes];
-  int_t top, bottom, left, right;
+  int64_t offset[kWidth];
+  int_t y[kVectors * kLanes], x[kVectors * kLanes];  // as many as vectors are loaded from
+  Box<int_t> box;
   bool adjacent[kVectors];
-  int_vec_t<acc_t> mask[kVectors];
+  Mask mask[kVectors];
 };
 
-// One side of a tile: its points, and its packed panels for a stretch of the sum.
+// One side of a tile: its points, and its packed panels for kDepth elements of the sum or less.
 template <typename scalar_t, int kWidth>
 class PackedSide {
  public:
   using acc_t = accumulate_t<scalar_t>;
-  using panel_t = Panel<scalar_t, kWidth>;
+  using int_t = typename Vec<acc_t>::int_t;
+  static constexpr int kLanes = Vec<acc_t>::kLanes;
 
-  PackedSide(const Side& side, const Axis& sum, int64_t depth)
+  PackedSide(const Side& side, const Axis& sum_axis, int64_t most_depth)
       : s(side),
-        sum_axis(sum),
+        sum(sum_axis),
         most_panels(ceil_div(min_of(s.tile, s.axis.count()), kWidth)),
         lead(most_panels * kWidth),
-        along(depth),
-        packed(most_panels * kWidth * depth + panel_t::kSurplus) {}
+        along(most_depth),
+        stretches(most_depth),
+        views(most_panels),
+        packed(most_panels * kWidth * most_depth) {}
 
-  // The elements [begin, begin + tile) of the side in a group.
+  // Chooses the elements [begin, begin + tile) of the side in a group.
   void move_to(int64_t group, int64_t begin) {
-    start = s.operand.base + group * s.operand.group_step;
     first = begin;
     count = min_of(s.tile, s.axis.count() - begin);
-    list_points(s.axis, s.operand.lead, begin, count, lead.data());
+    lead.list(s.axis, s.operand.lead, first, count);
+    const int64_t start = s.operand.base + group * s.operand.group_step;
+    for (int64_t i = 0; i < panels(); ++i) {
+      views[i].view(s.operand, start, lead, i * kWidth, int(min_of(kWidth, count - i * kWidth)));
+    }
   }
 
+  // Panel after panel within a stretch: neighbouring panels share pages and often cache lines.
   void pack(int64_t begin, int64_t depth) {
-    list_points(sum_axis, s.operand.sum, begin, depth, along.data());
-    for (int64_t i = 0; i < panels(); ++i) {
-      const int n = int(min_of(kWidth, count - i * kWidth));
-      panel_t panel(s.operand, start, lead.data() + i * kWidth, n);
-      panel.pack(along.data(), depth, packed.data() + i * kWidth * depth);
+    along.list(sum, s.operand.sum, begin, depth);
+    const int64_t steps = list_stretches(depth);
+    for (int64_t j = 0; j < steps; ++j) {
+      for (int64_t i = 0; i < panels(); ++i) {
+        views[i].pack(along, stretches[j], packed.data() + i * kWidth * depth);
+      }
     }
   }
 
   int64_t panels() const { return ceil_div(count, kWidth); }
   const acc_t* panel(int64_t i, int64_t depth) { return packed.data() + i * kWidth * depth; }
 
-  // Where the side's elements lie in the output; the list is made over the points of the operand.
-  const Point* output_points() {
-    list_points(s.axis, s.output, first, count, lead.data());
-    return lead.data();
+  // Where the side's elements lie in the output; the list takes the place of the operand's.
+  const Points<acc_t>& output_points() {
+    lead.list(s.axis, s.output, first, count);
+    return lead;
   }
 
   int64_t first = 0, count = 0;
 
  private:
+  int64_t list_stretches(int64_t depth) {
+    const auto adjacent = [&](int64_t k) {
+      return k + kLanes <= depth && along.adjacent(k, kLanes);
+    };
+    int64_t steps = 0;
+    for (int64_t k = 0; k < depth; k += stretches[steps++].count) {
+      int count = kLanes;
+      const bool whole = adjacent(k);
+      if (!whole) {
+        count = 1;
+        while (count < kLanes && k + count < depth && !adjacent(k + count)) ++count;
+      }
+      Box<int_t> box = Box<int_t>::around_nothing();
+      for (int i = 0; i < count; ++i) box.add(along.y[k + i], along.x[k + i]);
+      stretches[steps] = {k, count, whole, box};
+    }
+    return steps;
+  }
+
   const Side& s;
-  const Axis& sum_axis;
-  int64_t most_panels, start = 0;
-  Buffer<Point> lead, along;
+  const Axis& sum;
+  const int64_t most_panels;
+  Points<acc_t> lead, along;
+  Buffer<Stretch<int_t>> stretches;
+  Buffer<Panel<scalar_t, kWidth>> views;
   Buffer<acc_t> packed;
 };
 
@@ -229,35 +351,29 @@ class ProductKernel {
   acc_t* sums_of(int64_t i, int64_t j) { return sums.data() + (i * cols.panels() + j) * kPanel; }
 
   void store_tile(const scalar_t* bias, scalar_t* output) {
-    const Point* row_points = rows.output_points();
-    const Point* col_points = cols.output_points();
-    for (int64_t i = 0; i < rows.count; ++i) {
-      const acc_t row_bias =
-          bias != nullptr && p.bias_along_rows ? to_acc(bias[rows.first + i]) : acc_t(0);
-      scalar_t* row = output + row_points[i].offset;
-      for (int64_t j = 0; j < cols.count; j += kLanes) {
-        const int n = int(min_of(kLanes, cols.count - j));
-        vec_t<acc_t> value =
-            load(sums_of(i / G::kRows, j / G::kCols) + i % G::kRows * G::kCols + j % G::kCols);
+    const Points<acc_t>& row_points = rows.output_points();
+    const Points<acc_t>& col_points = cols.output_points();
+    for (int64_t j = 0; j < cols.count; j += kLanes) {
+      const int n = int(min_of(kLanes, cols.count - j));
+      const bool adjacent = col_points.adjacent(j, n);
+      for (int64_t i = 0; i < rows.count; ++i) {
+        const int64_t in_panel = i % G::kRows * G::kCols + j % G::kCols;
+        vec_t<acc_t> value = load(sums_of(i / G::kRows, j / G::kCols) + in_panel);
         if (bias != nullptr) {
-          value += p.bias_along_rows ? splat(row_bias) : load_n(bias + cols.first + j, n);
+          value += p.bias_along_rows ? splat(to_acc(bias[rows.first + i]))
+                                     : load_n(bias + cols.first + j, n);
         }
         if (p.relu) value = value < 0 ? vec_t<acc_t>{} : value;  // a NaN stays
-        const Point* at = col_points + j;
-        if (at[n - 1].offset == at[0].offset + n - 1 && adjacent(at, n)) {
-          n == kLanes ? store(value, row + at->offset) : store_n(value, row + at->offset, n);
+        scalar_t* row = output + row_points.offset[i];
+        if (!adjacent) {
+          for (int l = 0; l < n; ++l) from_acc(acc_t(value[l]), row[col_points.offset[j + l]]);
+        } else if (n == kLanes) {
+          store(value, row + col_points.offset[j]);
         } else {
-          for (int l = 0; l < n; ++l) from_acc(acc_t(value[l]), row[at[l].offset]);
+          store_n(value, row + col_points.offset[j], n);
         }
       }
     }
-  }
-
-  static bool adjacent(const Point* points, int n) {
-    for (int i = 1; i < n; ++i) {
-      if (points[i].offset != points[0].offset + i) return false;
-    }
-    return true;
   }
 
   const Product& p;

@@ -6,6 +6,8 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
+#include <utility>
 
 #include "core/numeric.h"
 
@@ -145,6 +147,39 @@ static inline void store_n(vec_t<double> v, double* p, int n) {
   _mm512_mask_storeu_pd(p, __mmask8((1u << n) - 1), (__m512d)v);
 }
 #endif
+
+// Lane l of the result is lane l & kStep ? l - kStep of b : l of a (first half of a pair of rows),
+// or l & kStep ? l of b : l + kStep of a (second half).
+template <int kStep, bool kSecond, typename vector_t, int... kLane>
+static inline vector_t interleave(vector_t a, vector_t b, std::integer_sequence<int, kLane...>) {
+  constexpr int kLanes = sizeof...(kLane), kShift = kSecond ? kStep : 0;
+#if defined(__clang__)
+  return __builtin_shufflevector(
+      a, b, (kLane & kStep ? kLanes + kLane - kStep + kShift : kLane + kShift)...);
+#else
+  using acc_t = std::decay_t<decltype(a[0])>;
+  return __builtin_shuffle(
+      a, b,
+      int_vec_t<acc_t>{(kLane & kStep ? kLanes + kLane - kStep + kShift : kLane + kShift)...});
+#endif
+}
+
+// Swaps rows and lanes of kLanes vectors, the lanes' bits one after the other.
+template <typename acc_t, int kStep = 1>
+static inline void transpose(vec_t<acc_t>* rows) {
+  constexpr int kLanes = Vec<acc_t>::kLanes;
+  constexpr std::make_integer_sequence<int, kLanes> lanes{};
+  if constexpr (kStep < kLanes) {
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes; ++i) {
+      if (i & kStep) continue;
+      const vec_t<acc_t> a = rows[i], b = rows[i + kStep];
+      rows[i] = interleave<kStep, false>(a, b, lanes);
+      rows[i + kStep] = interleave<kStep, true>(a, b, lanes);
+    }
+    transpose<acc_t, 2 * kStep>(rows);
+  }
+}
 
 // Switches: bytes in memory, integer lanes in registers.
 template <typename acc_t>
