@@ -73,6 +73,15 @@ STABLE_TORCH_LIBRARY(fastconv, m) {
   m.def(
       "sum_pool2d(Tensor input, int[] kernel_size, int[] stride, int[] padding, bool ceil_mode) "
       "-> Tensor");
+  m.def(
+      "tiled_conv2d(Tensor input, Tensor weight, Tensor? bias, int[] stride, int[] padding, "
+      "int groups) -> Tensor");
+  m.def(
+      "tiled_conv2d_input_grad(Tensor grad_output, Tensor weight, SymInt[] input_size, "
+      "int[] stride, int[] padding, int groups, bool channels_last) -> Tensor");
+  m.def(
+      "tiled_conv2d_weight_grad(Tensor grad_output, Tensor input, SymInt[] weight_size, "
+      "int[] stride, int[] padding, int groups) -> Tensor");
 }
 
 PYBIND11_MODULE(_C, m) {

@@ -164,6 +164,7 @@ static inline void store_n(vec_t<double> v, double* p, int n) {
   _mm512_mask_storeu_pd(p, __mmask8((1u << n) - 1), (__m512d)v);
 }
 #endif
+
 // Lane l of the result is lane l & kStep ? l - kStep of b : l of a (first half of a pair of rows),
 // or l & kStep ? l of b : l + kStep of a (second half).
 template <int kStep, bool kSecond, typename vector_t, int... kLane>
