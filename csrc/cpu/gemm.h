@@ -23,7 +23,7 @@ struct Gemm {
   static constexpr int kDepth = 1024 / sizeof(acc_t);  // a panel of rows stays in the first cache
   static_assert(kVectors * (kRows + 1) + 1 <= kRegisters);
   // Terms in one chain of roundings. A long chain drifts; longer ones missed twice torch's error.
-  static constexpr int kChain = 64;
+  static constexpr int kChain = 32;
 };
 
 // c[i, j] += sum over k of a[k, i] * b[k, j], for one chain

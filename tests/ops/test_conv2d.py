@@ -25,7 +25,7 @@ from fastconv.ops.conv2d import conv2d_ref
 ops = torch.ops.fastconv
 ALGORITHMS = ["fastconv", "library"]
 
-# batch, channels, (height, width), maps, kernel, stride, (top, bottom, left, right), dilation, groups
+# batch, channels, size, maps, kernel, stride, (top, bottom, left, right), dilation, groups
 LAYERS = {
     "alexnet conv1": (2, 3, (35, 35), 16, (11, 11), (4, 4), (0, 3, 0, 3), (1, 1), 1),
     "alexnet conv2": (2, 16, (9, 9), 24, (5, 5), (1, 1), (2, 2, 2, 2), (1, 1), 2),
@@ -126,7 +126,7 @@ def test_random_layers(seed):
 
 @pytest.mark.parametrize("seed", range(8))
 def test_reference_is_torchs_convolution(seed):
-    (*tensors, grad), window = tensors_of(random_layer(seed), torch.float64)
+    (*tensors, _grad), window = tensors_of(random_layer(seed), torch.float64)
     expected = torchs(*tensors, *window, False)
     torch.testing.assert_close(conv2d_ref(*tensors, *window, False), expected)
 
@@ -135,7 +135,7 @@ def test_reference_is_torchs_convolution(seed):
 @pytest.mark.parametrize("relu", [False, True], ids=["linear", "relu"])
 @pytest.mark.parametrize("layer", ["dilated stride", "depthwise"])
 def test_first_and_second_derivatives(layer, relu, algorithm):
-    batch, _, size, _, *rest, groups = LAYERS[layer]
+    _batch, _, size, _, *rest, groups = LAYERS[layer]
     small = 1, groups, [s // 2 + 3 for s in size], groups, *rest, groups
     (*leaves, _), window = tensors_of(small, torch.float64)
     leaves = [t.requires_grad_() for t in leaves]
@@ -326,8 +326,8 @@ def test_wrong_inputs(algorithm):
             case((x[0, 0], w), "input must have shape (N, C, H, W) or (C, H, W) (got (6, 6))"),
             case((x, w[0]), "weight must have shape (out_channels, in_channels / groups, height, "),
             case((x.int(), w), "input must be float32, float64, float16 or bfloat16 (got torch.in"),
-            case((x, w.double()), "weight must have the dtype of input (got torch.float64 and torch"),
-            case((x, w, b.half()), "bias must have the dtype of input (got torch.float16 and torch"),
+            case((x, w.double()), "weight must have the dtype of input (got torch.float64 and "),
+            case((x, w, b.half()), "bias must have the dtype of input (got torch.float16 and "),
             case((x, w.to("meta")), "weight must be on the device of input (got meta and cpu)"),
             case((x, w, b[:5]), "bias must have shape (6,) (got (5,))"),
             case((x, w[:, :3]), "input must have weight.shape[1] * groups channels " + shapes),
