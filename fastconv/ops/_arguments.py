@@ -69,9 +69,8 @@ def autocast(*tensors: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
     one fixed dtype could use ``torch.library.register_autocast``; the region's is known here only.
     """
     device_type = tensors[0].device.type
-    if not torch.amp.is_autocast_available(device_type):
-        return tensors
-    if not torch.is_autocast_enabled(device_type):
+    # Not torch.amp.is_autocast_available: torch 2.11 cannot trace it.
+    if device_type not in ("cpu", "cuda") or not torch.is_autocast_enabled(device_type):
         return tensors
     dtype = torch.get_autocast_dtype(device_type)
     return tuple(
