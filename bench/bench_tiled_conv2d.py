@@ -10,6 +10,7 @@ as two; forward and backward is three times the forward.
 import pytest
 import torch
 import torch.nn.functional as F
+from measuring import FORMATS, sample
 
 import fastconv
 
@@ -19,7 +20,6 @@ SHAPES = {
     "alexnet conv3": ((8, 256, 13, 13), (3, 3, 384, 256, 3, 3)),
     "locally connected": ((16, 64, 8, 8), (8, 8, 32, 64, 3, 3)),
 }
-FORMATS = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}
 
 
 def per_tile(x, weight, padding):
@@ -52,11 +52,11 @@ def both_ways(function, x, weight, padding):
 @pytest.mark.parametrize("memory_format", FORMATS)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_tiled_conv2d(benchmark, shape, memory_format, direction, peer):
-    torch.manual_seed(0)
     x_shape, weight_shape = SHAPES[shape]
     backward = direction == "forward+backward"
-    x = torch.randn(x_shape).contiguous(memory_format=FORMATS[memory_format])
-    weight = torch.randn(weight_shape).requires_grad_(backward)
+    x = sample(*x_shape, memory_format=FORMATS[memory_format])
+    weight = torch.randn(weight_shape, generator=torch.Generator().manual_seed(1))
+    weight.requires_grad_(backward)
     x.requires_grad_(backward)
     padding = weight_shape[-1] // 2
     function = ours if peer == "fastconv" else per_tile

@@ -11,6 +11,13 @@
 #include "cpu/isa.h"
 
 STABLE_TORCH_LIBRARY(fastconv, m) {
+  m.def(
+      "avg_pool2d(Tensor input, int[] kernel_size, int[] stride, int[] padding, bool ceil_mode, "
+      "bool count_include_pad, int? divisor_override) -> Tensor");
+  m.def(
+      "avg_pool2d_backward(Tensor grad_output, SymInt[] input_size, bool channels_last, "
+      "int[] kernel_size, int[] stride, int[] padding, bool ceil_mode, bool count_include_pad, "
+      "int? divisor_override) -> Tensor");
   m.def("cuda_probe(Tensor input) -> Tensor");
   m.def(
       "conv2d(Tensor input, Tensor weight, Tensor? bias, int[] stride, SymInt[] padding, "
@@ -21,6 +28,14 @@ STABLE_TORCH_LIBRARY(fastconv, m) {
   m.def(
       "conv2d_weight_grad(Tensor grad_output, Tensor input, SymInt[] weight_size, int[] stride, "
       "SymInt[] padding, int[] dilation, int groups, bool channels_last) -> Tensor");
+  m.def("drop_connect(Tensor input, Tensor weight, Tensor? bias, Tensor seed, float p) -> Tensor");
+  m.def(
+      "drop_connect_input_grad(Tensor grad_output, Tensor weight, Tensor seed, float p) -> Tensor");
+  m.def(
+      "drop_connect_weight_grad(Tensor grad_output, Tensor input, Tensor seed, float p) -> Tensor");
+  m.def(
+      "drop_connect_mask(Tensor seed, SymInt examples, SymInt outputs, SymInt first_input, "
+      "SymInt end_input, float p) -> Tensor");
   m.def(
       "local_contrast_norm(Tensor input, int kernel_size, float sigma, bool across_maps, "
       "bool mean_divisor, float eps) -> (Tensor output, Tensor statistics)");
@@ -42,6 +57,22 @@ STABLE_TORCH_LIBRARY(fastconv, m) {
   m.def(
       "max_unpool2d_backward(Tensor grad_output, Tensor switches, int[] kernel_size, "
       "int[] stride, int[] padding, int[] dilation, bool overwrite) -> Tensor");
+  m.def("maxout(Tensor input, int pool_size, int stride) -> (Tensor output, Tensor switches)");
+  m.def(
+      "maxout_backward(Tensor grad_output, Tensor switches, SymInt maps, bool channels_last, "
+      "int pool_size, int stride) -> Tensor");
+  m.def(
+      "stochastic_pool2d(Tensor input, Tensor seed, int[] kernel_size, int[] stride, "
+      "int[] padding, bool ceil_mode) -> (Tensor output, Tensor switches)");
+  m.def(
+      "stochastic_pool2d_mean(Tensor input, int[] kernel_size, int[] stride, int[] padding, "
+      "bool ceil_mode) -> Tensor");
+  m.def(
+      "stochastic_pool2d_mean_backward(Tensor grad_output, Tensor input, int[] kernel_size, "
+      "int[] stride, int[] padding, bool ceil_mode) -> Tensor");
+  m.def(
+      "sum_pool2d(Tensor input, int[] kernel_size, int[] stride, int[] padding, bool ceil_mode) "
+      "-> Tensor");
   m.def(
       "tiled_conv2d(Tensor input, Tensor weight, Tensor? bias, int[] stride, int[] padding, "
       "int groups) -> Tensor");

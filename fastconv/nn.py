@@ -6,6 +6,8 @@ saved weights go on working.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,11 +16,16 @@ from fastconv import ops
 from fastconv.ops._arguments import IntOrPair, pair
 
 __all__ = [
+    "AvgPool2d",
     "Conv2d",
+    "DropConnectLinear",
     "LocalContrastNorm",
     "LocalResponseNorm",
     "MaxPool2d",
     "MaxUnpool2d",
+    "Maxout",
+    "StochasticPool2d",
+    "SumPool2d",
     "TiledConv2d",
 ]
 
@@ -37,14 +44,19 @@ class Conv2d(nn.Conv2d):
         self.algorithm = algorithm
 
     def forward(self, input: Tensor) -> Tensor:
+        return self._conv_forward(input, self.weight, self.bias)
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        # torch's name: subclasses that compute with another weight (standardised, quantised) call
+        # it, and get the options above too.
         padding = self.padding
         if self.padding_mode != "zeros":
             input = F.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode)
             padding = 0
         return ops.conv2d(
             input,
-            self.weight,
-            self.bias,
+            weight,
+            bias,
             self.stride,
             padding,
             self.dilation,
@@ -59,6 +71,105 @@ class Conv2d(nn.Conv2d):
             text += f", activation={self.activation}"
         if self.algorithm != "auto":
             text += f", algorithm={self.algorithm}"
+        return text
+
+
+class DropConnectLinear(nn.Linear):
+    """:func:`fastconv.drop_connect` as a layer: ``torch.nn.Linear`` whose weights are dropped.
+
+    Args:
+        in_features, out_features, bias: as for ``torch.nn.Linear``.
+        p: probability with which a weight is dropped in training.
+        mask: "sample": a mask for every example; "batch": one for the batch.
+        mask_bias: drop the elements of the bias too, as the authors' code does.
+        activation: "none", "relu", "tanh", "sigmoid" or any elementwise callable. It is part of the
+            layer because inference has to average behind it.
+        inference: what evaluation gives. "mean": the activation of the mean pre-activation.
+            "gaussian": the mean activation, by sampling (:func:`fastconv.drop_connect_gaussian`).
+        samples: draws of "gaussian" for each activation.
+
+    ``forward(input, generator=None)`` takes (..., in_features); masks and draws come from
+    ``generator``, or from torch's default one.
+    """
+
+    ACTIVATIONS = {  # noqa: RUF012
+        "none": lambda x: x,
+        "relu": F.relu,
+        "tanh": torch.tanh,
+        "sigmoid": torch.sigmoid,
+    }
+    INFERENCES = ("mean", "gaussian")
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        p: float = 0.5,
+        *,
+        mask: str = "sample",
+        mask_bias: bool = False,
+        activation: str | Callable[[Tensor], Tensor] = "none",
+        inference: str = "mean",
+        samples: int = 100,
+        device=None,
+        dtype=None,
+    ):
+        name = type(self).__name__
+        if not callable(activation) and activation not in self.ACTIVATIONS:
+            raise ValueError(
+                f"{name}: activation must be callable or one of {', '.join(self.ACTIVATIONS)} "
+                f"(got activation={activation!r})"
+            )
+        if inference not in self.INFERENCES:
+            raise ValueError(
+                f"{name}: inference must be 'mean' or 'gaussian' (got inference={inference!r})"
+            )
+        super().__init__(in_features, out_features, bias, device, dtype)
+        self.p = p
+        self.mask = mask
+        self.mask_bias = mask_bias
+        self.activation = activation
+        self.inference = inference
+        self.samples = samples
+
+    def forward(self, input: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        activation = self.activation
+        if isinstance(activation, str):
+            activation = self.ACTIVATIONS[activation]
+        if not self.training and self.inference == "gaussian":
+            return ops.drop_connect_gaussian(
+                input,
+                self.weight,
+                self.bias,
+                self.p,
+                samples=self.samples,
+                activation=activation,
+                mask_bias=self.mask_bias,
+                generator=generator,
+            )
+        output = ops.drop_connect(
+            input,
+            self.weight,
+            self.bias,
+            self.p,
+            self.training,
+            mask=self.mask,
+            mask_bias=self.mask_bias,
+            generator=generator,
+        )
+        return activation(output)
+
+    def extra_repr(self) -> str:
+        text = f"{super().extra_repr()}, p={self.p}"
+        if self.mask != "sample":
+            text += f", mask={self.mask}"
+        if self.mask_bias:
+            text += ", mask_bias=True"
+        if isinstance(self.activation, str) and self.activation != "none":
+            text += f", activation={self.activation}"
+        if self.inference != "mean":
+            text += f", inference={self.inference}, samples={self.samples}"
         return text
 
 
@@ -93,7 +204,7 @@ class MaxUnpool2d(nn.MaxUnpool2d):
     def forward(
         self, input: Tensor, indices: Tensor, output_size: list[int] | None = None
     ) -> Tensor:
-        if not indices.is_floating_point() and indices.element_size() == 8:
+        if indices.dtype == torch.int64:
             return super().forward(input, indices, output_size)
         if output_size is None:
             windows = zip(
@@ -199,6 +310,84 @@ class LocalResponseNorm(nn.LocalResponseNorm):
         if self.region != "across":
             text += f", region={self.region}"
         return text
+
+
+class AvgPool2d(nn.AvgPool2d):
+    """:func:`fastconv.avg_pool2d` as a layer: ``torch.nn.AvgPool2d``."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return ops.avg_pool2d(
+            input,
+            self.kernel_size,
+            self.stride,
+            self.padding,
+            self.ceil_mode,
+            self.count_include_pad,
+            self.divisor_override,
+        )
+
+
+class _Pool2d(nn.Module):
+    """What the pooling layers that torch does not have share: the window."""
+
+    def __init__(
+        self,
+        kernel_size: IntOrPair,
+        stride: IntOrPair | None = None,
+        padding: IntOrPair = 0,
+        ceil_mode: bool = False,
+    ):
+        super().__init__()
+        self.kernel_size = kernel_size
+        self.stride = kernel_size if stride is None else stride
+        self.padding = padding
+        self.ceil_mode = ceil_mode
+
+    def extra_repr(self) -> str:
+        return (
+            f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}, "
+            f"ceil_mode={self.ceil_mode}"
+        )
+
+
+class SumPool2d(_Pool2d):
+    """:func:`fastconv.sum_pool2d` as a layer."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return ops.sum_pool2d(input, self.kernel_size, self.stride, self.padding, self.ceil_mode)
+
+
+class StochasticPool2d(_Pool2d):
+    """:func:`fastconv.stochastic_pool2d` as a layer.
+
+    In training mode an element of each window is drawn, in evaluation mode the mean of all draws is
+    taken. ``torch.manual_seed`` governs the draws.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        return ops.stochastic_pool2d(
+            input,
+            self.kernel_size,
+            self.stride,
+            self.padding,
+            self.ceil_mode,
+            training=self.training,
+        )
+
+
+class Maxout(nn.Module):
+    """:func:`fastconv.maxout` as a layer: maxima over groups of ``pool_size`` maps."""
+
+    def __init__(self, pool_size: int, stride: int | None = None):
+        super().__init__()
+        self.pool_size = pool_size
+        self.stride = pool_size if stride is None else stride
+
+    def forward(self, input: Tensor) -> Tensor:
+        return ops.maxout(input, self.pool_size, self.stride)
+
+    def extra_repr(self) -> str:
+        return f"pool_size={self.pool_size}, stride={self.stride}"
 
 
 class TiledConv2d(nn.Module):

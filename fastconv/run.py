@@ -3,11 +3,12 @@
 | file | holds |
 |---|---|
 | ``run.json`` | format, versions, model and its arguments, classes, transforms, settings |
-| ``statistics.safetensors`` | what the transforms need of the training images (mean image, PCA...) |
+| ``statistics.safetensors`` | what the transforms need of the training images: mean, PCA |
 | ``last.safetensors`` | weights after the last finished epoch, or where training was stopped |
 | ``best.safetensors`` | weights of the epoch with the highest validation top-1 |
 | ``state.pt`` | all that is needed to go on; loads with ``weights_only=True`` |
 | ``log.csv``, ``curves.png`` | one row an epoch; the same as a picture |
+| ``unreadable.log`` | names of the images that were skipped, if any |
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from fastconv.models import create_model
 
 FORMAT = 1
 CONFIG, STATISTICS, LOG = "run.json", "statistics.safetensors", "log.csv"
+UNREADABLE = "unreadable.log"
 
 
 class RunError(ValueError):

@@ -41,6 +41,15 @@ scalar_t* mutable_data(const Tensor& t) {
   return static_cast<scalar_t*>(t.mutable_data_ptr());
 }
 
+// The number that a random op draws from.
+inline uint64_t seed_of(const char* op, const Tensor& seed) {
+  FASTCONV_CHECK(op, seed.scalar_type() == ScalarType::Long && seed.numel() == 1,
+                 "seed must be one int64 number (got ",
+                 torch::headeronly::toString(seed.scalar_type()), " of shape ", shape_text(seed),
+                 ")");
+  return uint64_t(*data<int64_t>(seed));
+}
+
 // Splits [0, count) over torch's threads; a unit costs about `cost` element operations.
 template <class F>
 void parallel_over(int64_t count, int64_t cost, const F& body) {

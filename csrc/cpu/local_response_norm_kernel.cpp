@@ -37,15 +37,12 @@ struct Tile {
   int64_t start, runs, length, stride, line_stride;
 };
 
-// Calls body(offset in memory, offset in the line buffer, number of lanes) for each vector.
+// body(offset in memory, offset in the line buffer, number of lanes) for each vector of a tile.
 template <typename acc_t, class F>
 static inline void for_each_vector(const Tile& tile, const F& body) {
-  constexpr int kLanes = Vec<acc_t>::kLanes;
   for (int64_t run = 0; run < tile.runs; ++run) {
     const int64_t memory = tile.start + run * tile.stride, line = run * tile.line_stride;
-    for (int64_t i = 0; i < tile.length; i += kLanes) {
-      body(memory + i, line + i, int(min_of(kLanes, tile.length - i)));
-    }
+    for_each_vector<acc_t>(tile.length, [&](int64_t i, auto n) { body(memory + i, line + i, n); });
   }
 }
 
@@ -74,7 +71,7 @@ class Kernel {
     for (int64_t unit = begin; unit < end; ++unit) {
       const Tile tile = tile_of(unit);
       fill_squares(input, line, tile, unit);
-      for_each_vector<acc_t>(tile, [&](int64_t i, int64_t at, int n) {
+      for_each_vector<acc_t>(tile, [&](int64_t i, int64_t at, auto n) {
         const vector_t scale = scale_at(line + at);
         store_n(load_n(input + i, n) / power_of<power>(scale, p.beta), output + i, n);
       });
@@ -113,7 +110,7 @@ class Kernel {
                         ring_ratio.data() + slot, tile);
       }
       const Tile tile = tile_of(unit);
-      for_each_vector<acc_t>(tile, [&](int64_t, int64_t at, int n) {
+      for_each_vector<acc_t>(tile, [&](int64_t, int64_t at, auto n) {
         vector_t sum{};
         for (int64_t y = y0; y < y1; ++y) sum += load_n(ring_ratio.data() + y % taps * row + at, n);
         store_n(sum, ratio + at, n);
@@ -156,23 +153,24 @@ class Kernel {
     const int64_t h = unit % p.height;
     const int64_t y0 = p.within ? max_of(-p.before, -h) : 0;
     const int64_t y1 = p.within ? min_of(p.after, p.height - 1 - h) : 0;
-    for_each_vector<acc_t>(tile, [&](int64_t i, int64_t at, int n) {
+    for_each_vector<acc_t>(tile, [&](int64_t i, int64_t at, auto n) {
       vector_t sum{};
       for (int64_t y = y0; y <= y1; ++y) {
         const vector_t x = load_n(input + i + y * tile.length, n);
-        sum += x * x;
+        sum = multiply_add(x, x, sum);
       }
       store_n(sum, line + at, n);
     });
   }
 
   vector_t scale_at(const acc_t* squares) const {
-    return acc_t(p.k) + acc_t(p.alpha) * window_sum(squares - p.before * step, step, taps);
+    const vector_t sum = window_sum(squares - p.before * step, step, taps);
+    return multiply_add(splat(acc_t(p.alpha)), sum, splat(acc_t(p.k)));
   }
 
   void divide_gradient(const scalar_t* grad_output, const scalar_t* input, const acc_t* line,
                        acc_t* direct, acc_t* ratio, const Tile& tile) const {
-    for_each_vector<acc_t>(tile, [&](int64_t i, int64_t at, int n) {
+    for_each_vector<acc_t>(tile, [&](int64_t i, int64_t at, auto n) {
       const vector_t scale = scale_at(line + at);
       const vector_t quotient = load_n(grad_output + i, n) / power_of<power>(scale, p.beta);
       store_n(quotient, direct + at, n);
@@ -183,11 +181,11 @@ class Kernel {
   // The windows that hold i are those of [i - after, i + before].
   void subtract_ratios(const scalar_t* input, const acc_t* direct, const acc_t* ratio,
                        scalar_t* grad_input, const Tile& tile) const {
-    const acc_t factor = acc_t(2 * p.alpha * p.beta);
-    for_each_vector<acc_t>(tile, [&](int64_t i, int64_t at, int n) {
+    const acc_t factor = acc_t(-2 * p.alpha * p.beta);
+    for_each_vector<acc_t>(tile, [&](int64_t i, int64_t at, auto n) {
       const vector_t sum = window_sum(ratio + at - p.after * step, step, taps);
-      const vector_t through_scale = factor * load_n(input + i, n) * sum;
-      store_n(load_n(direct + at, n) - through_scale, grad_input + i, n);
+      const vector_t weight = factor * load_n(input + i, n);
+      store_n(multiply_add(weight, sum, load_n(direct + at, n)), grad_input + i, n);
     });
   }
 };

@@ -18,13 +18,11 @@ template <typename scalar_t>
 static void pool_row_channels_last(const scalar_t* image, scalar_t* output, uint8_t* switches,
                                    const Pool2d& p, int64_t ph) {
   using acc_t = accumulate_t<scalar_t>;
-  constexpr int kLanes = Vec<acc_t>::kLanes;
   const int64_t r0 = p.h.first_tap(ph), r1 = p.h.end_tap(ph), y0 = p.h.start(ph);
   for (int64_t pw = 0; pw < p.w.output; ++pw) {
     const int64_t s0 = p.w.first_tap(pw), s1 = p.w.end_tap(pw), x0 = p.w.start(pw);
     const int first = int(r0 * p.w.kernel + s0);
-    for (int64_t c = 0; c < p.channels; c += kLanes) {
-      const int n = int(min_of(kLanes, p.channels - c));
+    for_each_vector<acc_t>(p.channels, [&](int64_t c, auto n) {
       vec_t<acc_t> best = splat(-std::numeric_limits<acc_t>::infinity());
       int_vec_t<acc_t> which = int_vec_t<acc_t>{} + first;
       for (int64_t r = r0; r < r1; ++r) {
@@ -40,7 +38,7 @@ static void pool_row_channels_last(const scalar_t* image, scalar_t* output, uint
       const int64_t o = pw * p.channels + c;
       store_n(best, output + o, n);
       store_bytes_n<acc_t>(which, switches + o, n);
-    }
+    });
   }
 }
 
@@ -58,10 +56,9 @@ static void pool_plane(const scalar_t* plane, scalar_t* output, uint8_t* switche
         const scalar_t* row = plane + (y0 + r * p.h.dilation) * p.w.input + x0;
         for (int64_t s = s0; s < s1; ++s) {
           const acc_t value = to_acc(row[s * p.w.dilation]);
-          if (value > best || value != value) {
-            best = value;
-            which = r * p.w.kernel + s;
-          }
+          const bool better = (value > best) | (value != value);
+          best = better ? value : best;
+          which = better ? r * p.w.kernel + s : which;
         }
       }
       from_acc(best, output[ph * p.w.output + pw]);

@@ -3,65 +3,121 @@
 //
 // Accumulating is the exact adjoint of max pooling, so it is also max_pool2d's backward.
 //
-// Every unpooled element gathers from the few windows that cover it, in row order: no atomics, the
-// same sum whatever the number of threads, and the same in both memory formats. A switch that
-// points outside its window or into the padding matches no element.
+// channels_last: one vector holds kLanes channels of one unpooled pixel, which gathers from the few
+// windows that cover it. contiguous: the windows of a plane are scattered one after the other, all
+// by one thread. Either way each element receives its values in row order of the windows: the same
+// sum whatever the number of threads, and the same in both memory formats. A switch that points
+// outside its window or into the padding goes nowhere.
+#include "cpu/buffer.h"
 #include "cpu/max_unpool2d.h"
 #include "cpu/vec.h"
 
 namespace fastconv {
 namespace FASTCONV_ISA {
 
-template <typename scalar_t>
-static void unpool_row_channels_last(const scalar_t* pooled, const uint8_t* switches,
-                                     scalar_t* output, const Pool2d& p, bool overwrite, int64_t h) {
-  using acc_t = accumulate_t<scalar_t>;
-  constexpr int kLanes = Vec<acc_t>::kLanes;
-  const int64_t ph0 = p.h.first_output(h), ph1 = p.h.end_output(h);
-  for (int64_t w = 0; w < p.w.input; ++w) {
-    const int64_t pw0 = p.w.first_output(w), pw1 = p.w.end_output(w);
-    for (int64_t c = 0; c < p.channels; c += kLanes) {
-      const int n = int(min_of(kLanes, p.channels - c));
-      vec_t<acc_t> sum{};
-      for (int64_t ph = ph0; ph < ph1; ++ph) {
-        const int64_t r = p.h.tap(ph, h);
-        if (r < 0) continue;
-        for (int64_t pw = pw0; pw < pw1; ++pw) {
-          const int64_t s = p.w.tap(pw, w);
-          if (s < 0) continue;
-          const int64_t at = (ph * p.w.output + pw) * p.channels + c;
-          const auto hit =
-              load_bytes_n<acc_t>(switches + at, n) == int_vec_t<acc_t>{} + int(r * p.w.kernel + s);
-          const vec_t<acc_t> value = load_n(pooled + at, n);
-          sum = hit ? (overwrite ? value : sum + value) : sum;
-        }
-      }
-      scalar_t* to = output + w * p.channels + c;
-      store_n(sum, to, n);
+// Where the switches point, relative to the start of the window.
+struct SwitchOffsets {
+  int64_t h[256], w[256];
+
+  explicit SwitchOffsets(const Pool2d& p) {
+    for (int64_t which = 0; which < 256; ++which) {
+      const bool valid = which < p.h.kernel * p.w.kernel;
+      h[which] = valid ? which / p.w.kernel * p.h.dilation : INT64_MIN / 2;  // outside every map
+      w[which] = which % p.w.kernel * p.w.dilation;
     }
+  }
+};
+
+static inline bool inside(const Pool2d& p, int64_t h, int64_t w) {
+  return h >= 0 && h < p.h.input && w >= 0 && w < p.w.input;
+}
+
+// A window that covers a pixel: where its switch and value stand, and the switch that means it.
+struct Covering {
+  int64_t at;
+  int which;
+};
+
+// Of the windows (ph, pw) in the given ranges those that see (h, w), in row order. Each sees it
+// with another tap: 256 at most.
+static inline int find_covering(const Pool2d& p, int64_t ph0, int64_t ph1, int64_t pw0, int64_t pw1,
+                                int64_t h, int64_t w, Covering* found) {
+  int count = 0;
+  for (int64_t ph = ph0; ph < ph1; ++ph) {
+    const int64_t r = p.h.tap(ph, h);
+    if (r < 0) continue;
+    for (int64_t pw = pw0; pw < pw1; ++pw) {
+      const int64_t s = p.w.tap(pw, w);
+      if (s < 0) continue;
+      found[count++] = {(ph * p.w.output + pw) * p.channels, int(r * p.w.kernel + s)};
+    }
+  }
+  return count;
+}
+
+template <bool overwrite, typename scalar_t>
+static void unpool_row_channels_last(const scalar_t* pooled, const uint8_t* switches,
+                                     scalar_t* output, const Pool2d& p, int64_t h) {
+  using acc_t = accumulate_t<scalar_t>;
+  const int64_t ph0 = p.h.first_output(h), ph1 = p.h.end_output(h);
+  const int64_t span = p.w.dilation * (p.w.kernel - 1) + 1;
+  int64_t pw0 = 0, pw1 = 0;  // follow w, which saves dividing by the stride at each pixel
+  Covering covering[256];
+  for (int64_t w = 0; w < p.w.input; ++w) {
+    while (pw1 < p.w.output && p.w.start(pw1) <= w) ++pw1;
+    while (pw0 < pw1 && p.w.start(pw0) + span <= w) ++pw0;
+    const int count = find_covering(p, ph0, ph1, pw0, pw1, h, w, covering);
+    for_each_vector<acc_t>(p.channels, [&](int64_t c, auto n) {
+      vec_t<acc_t> sum{};
+      for (int i = 0; i < count; ++i) {
+        const int64_t at = covering[i].at + c;
+        const auto hit =
+            load_bytes_n<acc_t>(switches + at, n) == int_vec_t<acc_t>{} + covering[i].which;
+        const vec_t<acc_t> value = load_n(pooled + at, n);
+        sum = hit ? (overwrite ? value : sum + value) : sum;
+      }
+      store_n(sum, output + w * p.channels + c, n);
+    });
   }
 }
 
-template <typename scalar_t>
+template <bool overwrite, typename scalar_t>
 static void unpool_plane(const scalar_t* pooled, const uint8_t* switches, scalar_t* output,
-                         const Pool2d& p, bool overwrite) {
+                         const Pool2d& p, const SwitchOffsets& offsets,
+                         accumulate_t<scalar_t>* sums) {
   using acc_t = accumulate_t<scalar_t>;
-  for (int64_t h = 0; h < p.h.input; ++h) {
-    const int64_t ph0 = p.h.first_output(h), ph1 = p.h.end_output(h);
-    for (int64_t w = 0; w < p.w.input; ++w) {
-      const int64_t pw0 = p.w.first_output(w), pw1 = p.w.end_output(w);
-      acc_t sum = 0;
-      for (int64_t ph = ph0; ph < ph1; ++ph) {
-        const int64_t r = p.h.tap(ph, h);
-        for (int64_t pw = pw0; pw < pw1; ++pw) {
-          const int64_t s = p.w.tap(pw, w);
-          const int64_t at = ph * p.w.output + pw;
-          if (r >= 0 && s >= 0 && switches[at] == r * p.w.kernel + s) {
-            sum = overwrite ? to_acc(pooled[at]) : sum + to_acc(pooled[at]);
-          }
-        }
-      }
-      from_acc(sum, output[h * p.w.input + w]);
+  const int64_t size = p.h.input * p.w.input;
+  memset(sums, 0, size * sizeof(acc_t));
+  for (int64_t ph = 0; ph < p.h.output; ++ph) {
+    for (int64_t pw = 0; pw < p.w.output; ++pw, ++pooled, ++switches) {
+      const int64_t h = p.h.start(ph) + offsets.h[*switches];
+      const int64_t w = p.w.start(pw) + offsets.w[*switches];
+      if (!inside(p, h, w)) continue;
+      acc_t& sum = sums[h * p.w.input + w];
+      sum = overwrite ? to_acc(*pooled) : sum + to_acc(*pooled);
+    }
+  }
+  for_each_vector<acc_t>(size,
+                         [&](int64_t i, auto n) { store_n(load_n(sums + i, n), output + i, n); });
+}
+
+template <bool overwrite, typename scalar_t>
+static void unpool(const scalar_t* pooled, const uint8_t* switches, scalar_t* output,
+                   const Pool2d& p, int64_t begin, int64_t end) {
+  const int64_t in_plane = p.h.input * p.w.input, out_plane = p.h.output * p.w.output;
+  if (p.channels_last) {
+    for (int64_t unit = begin; unit < end; ++unit) {
+      const int64_t n = unit / p.h.input, h = unit % p.h.input;
+      const int64_t i = n * out_plane * p.channels, o = unit * p.w.input * p.channels;
+      unpool_row_channels_last<overwrite>(pooled + i, switches + i, output + o, p, h);
+    }
+  } else {
+    const SwitchOffsets offsets(p);
+    Buffer<accumulate_t<scalar_t>> sums(in_plane);
+    for (int64_t unit = begin; unit < end; ++unit) {
+      const int64_t i = unit * out_plane;
+      unpool_plane<overwrite>(pooled + i, switches + i, output + unit * in_plane, p, offsets,
+                              sums.data());
     }
   }
 }
@@ -69,43 +125,37 @@ static void unpool_plane(const scalar_t* pooled, const uint8_t* switches, scalar
 template <typename scalar_t>
 void max_unpool2d_forward(const scalar_t* pooled, const uint8_t* switches, scalar_t* output,
                           const Pool2d& p, bool overwrite, int64_t begin, int64_t end) {
-  const int64_t in_plane = p.h.input * p.w.input, out_plane = p.h.output * p.w.output;
-  for (int64_t unit = begin; unit < end; ++unit) {
-    if (p.channels_last) {
-      const int64_t n = unit / p.h.input, h = unit % p.h.input;
-      const int64_t i = n * out_plane * p.channels, o = unit * p.w.input * p.channels;
-      unpool_row_channels_last(pooled + i, switches + i, output + o, p, overwrite, h);
-    } else {
-      const int64_t i = unit * out_plane;
-      unpool_plane(pooled + i, switches + i, output + unit * in_plane, p, overwrite);
+  if (overwrite) return unpool<true>(pooled, switches, output, p, begin, end);
+  unpool<false>(pooled, switches, output, p, begin, end);
+}
+
+// Whether a window after (ph, pw) in row order also points at (h, w).
+static bool is_overwritten(const uint8_t* switches, const Pool2d& p, int64_t step, int64_t ph,
+                           int64_t pw, int64_t h, int64_t w) {
+  for (int64_t qh = ph; qh < p.h.end_output(h); ++qh) {
+    const int64_t r = p.h.tap(qh, h);
+    for (int64_t qw = qh == ph ? pw + 1 : p.w.first_output(w); qw < p.w.end_output(w); ++qw) {
+      const int64_t s = p.w.tap(qw, w);
+      if (r >= 0 && s >= 0 && switches[(qh * p.w.output + qw) * step] == r * p.w.kernel + s) {
+        return true;
+      }
     }
   }
+  return false;
 }
 
 // One element of one image or plane, addressed by strides: pooled (ph, pw) at
 // (ph * w.output + pw) * step, unpooled likewise.
 template <typename scalar_t>
 static scalar_t take_through_switch(const scalar_t* grad_output, const uint8_t* switches,
-                                    const Pool2d& p, bool overwrite, int64_t step, int64_t ph,
-                                    int64_t pw) {
-  scalar_t zero;
-  from_acc(accumulate_t<scalar_t>(0), zero);
-  const int64_t which = switches[(ph * p.w.output + pw) * step];
-  const int64_t h = p.h.start(ph) + which / p.w.kernel * p.h.dilation;
-  const int64_t w = p.w.start(pw) + which % p.w.kernel * p.w.dilation;
-  const bool inside =
-      which < p.h.kernel * p.w.kernel && h >= 0 && h < p.h.input && w >= 0 && w < p.w.input;
-  if (!inside) return zero;
-  if (overwrite) {  // a later window that points at the same element has replaced this one
-    for (int64_t qh = ph; qh < p.h.end_output(h); ++qh) {
-      const int64_t r = p.h.tap(qh, h);
-      for (int64_t qw = qh == ph ? pw + 1 : p.w.first_output(w); qw < p.w.end_output(w); ++qw) {
-        const int64_t s = p.w.tap(qw, w);
-        if (r >= 0 && s >= 0 && switches[(qh * p.w.output + qw) * step] == r * p.w.kernel + s) {
-          return zero;
-        }
-      }
-    }
+                                    const Pool2d& p, const SwitchOffsets& offsets, bool overwrite,
+                                    int64_t step, int64_t ph, int64_t pw) {
+  const uint8_t which = switches[(ph * p.w.output + pw) * step];
+  const int64_t h = p.h.start(ph) + offsets.h[which], w = p.w.start(pw) + offsets.w[which];
+  if (!inside(p, h, w) || (overwrite && is_overwritten(switches, p, step, ph, pw, h, w))) {
+    scalar_t zero;
+    from_acc(accumulate_t<scalar_t>(0), zero);
+    return zero;
   }
   return grad_output[(h * p.w.input + w) * step];
 }
@@ -115,6 +165,7 @@ void max_unpool2d_backward(const scalar_t* grad_output, const uint8_t* switches,
                            scalar_t* grad_pooled, const Pool2d& p, bool overwrite, int64_t begin,
                            int64_t end) {
   const int64_t in_plane = p.h.input * p.w.input, out_plane = p.h.output * p.w.output;
+  const SwitchOffsets offsets(p);
   for (int64_t unit = begin; unit < end; ++unit) {
     if (p.channels_last) {
       const int64_t n = unit / p.h.output, ph = unit % p.h.output, step = p.channels;
@@ -123,7 +174,8 @@ void max_unpool2d_backward(const scalar_t* grad_output, const uint8_t* switches,
       scalar_t* to = grad_pooled + unit * p.w.output * step;
       for (int64_t pw = 0; pw < p.w.output; ++pw) {
         for (int64_t c = 0; c < step; ++c) {
-          to[pw * step + c] = take_through_switch(from + c, sw + c, p, overwrite, step, ph, pw);
+          to[pw * step + c] =
+              take_through_switch(from + c, sw + c, p, offsets, overwrite, step, ph, pw);
         }
       }
     } else {
@@ -132,7 +184,7 @@ void max_unpool2d_backward(const scalar_t* grad_output, const uint8_t* switches,
       scalar_t* to = grad_pooled + unit * out_plane;
       for (int64_t ph = 0; ph < p.h.output; ++ph) {
         for (int64_t pw = 0; pw < p.w.output; ++pw) {
-          to[ph * p.w.output + pw] = take_through_switch(from, sw, p, overwrite, 1, ph, pw);
+          *to++ = take_through_switch(from, sw, p, offsets, overwrite, 1, ph, pw);
         }
       }
     }

@@ -57,6 +57,23 @@ static inline vec_t<acc_t> splat(acc_t x) {
   return vec_t<acc_t>{} + x;
 }
 
+// Whether some lane of a comparison's result is true.
+template <class mask_t>
+static inline bool any_lane(mask_t mask) {
+  uint64_t parts[sizeof(mask_t) / 8], any = 0;
+  memcpy(parts, &mask, sizeof mask);
+  for (uint64_t part : parts) any |= part;
+  return any != 0;
+}
+
+// a * b + c in one rounding wherever the instruction set has it. The compiler fuses such an
+// expression by itself, but not across a branch: written apart, the same formula may round
+// differently in two loops, and the memory formats would differ by a bit.
+template <typename vector_t>
+static inline vector_t multiply_add(vector_t a, vector_t b, vector_t c) {
+  return a * b + c;
+}
+
 // load: kLanes elements; load_n: the first n <= kLanes of them, the rest 0. Likewise store.
 
 static inline vec_t<float> load(const float* p) {
@@ -200,6 +217,16 @@ static inline void store_bytes_n(int_vec_t<acc_t> v, uint8_t* p, int n) {
   } else {
     memcpy(p, &bytes, n);
   }
+}
+
+// body(i, n) for each vector of `count` elements, at i with n lanes. Only the last can be partial;
+// for the others n is a constant, so that load_n(p, n) is a plain load.
+template <typename acc_t, class F>
+static inline __attribute__((always_inline)) void for_each_vector(int64_t count, const F& body) {
+  constexpr int kLanes = Vec<acc_t>::kLanes;
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) body(i, std::integral_constant<int, kLanes>());
+  if (i < count) body(i, int(count - i));
 }
 
 }  // namespace FASTCONV_ISA

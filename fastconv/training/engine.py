@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fastconv._files import write_tensors
-from fastconv.run import LOG, Run, load_tensors
+from fastconv._files import atomic_open, write_tensors
+from fastconv.run import LOG, UNREADABLE, Run, load_tensors
 from fastconv.training import checkpoint, history
 from fastconv.training.evaluate import Metrics, Totals, autocast, evaluate
 from fastconv.training.interrupt import StopRequest
@@ -33,8 +33,8 @@ class TrainingDiverged(RuntimeError):
 
 def step_seed(seed: int, epoch: int, step: int) -> int:
     """A 64-bit seed for one step: neighbouring steps get unrelated ones (splitmix64)."""
-    x = seed
-    for part in (epoch, step):
+    x = 0
+    for part in (seed, epoch, step):
         x = (x ^ part) + 0x9E3779B97F4A7C15 & 0xFFFFFFFFFFFFFFFF
         x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9 & 0xFFFFFFFFFFFFFFFF
         x = (x ^ x >> 27) * 0x94D049BB133111EB & 0xFFFFFFFFFFFFFFFF
@@ -118,7 +118,8 @@ class Trainer:
     ):
         self.run, self.settings = run, settings
         self.train_loader, self.sampler, self.val_loader = train_loader, sampler, val_loader
-        self.progress, self.stop = progress, stop or StopRequest()
+        self.progress = progress
+        self.stop = StopRequest() if stop is None else stop  # one that nobody asked is falsy
         self.device = pick_device(settings.device)
         self.layout = torch.channels_last if settings.channels_last else torch.contiguous_format
         self.model = run.model.to(self.device, memory_format=self.layout).train()
@@ -398,6 +399,15 @@ class Trainer:
         if self.best["step"] == self.global_step:
             self._write_weights("best")
         history.write_log(self.run.path / LOG, self.history)
+        self._write_unreadable()
+
+    def _write_unreadable(self) -> None:
+        """Name the images that were skipped, one a line."""
+        datasets = (self.train_loader.dataset, self.val_loader.dataset)
+        names = sorted({str(n) for d in datasets for n in getattr(d, "unreadable", ())})
+        if names:
+            with atomic_open(self.run.path / UNREADABLE) as f:
+                f.write("".join(f"{name}\n" for name in names).encode())
 
     def _write_weights(self, name: str) -> None:
         metadata = {"format": "pt", "epoch": self.epoch, "step": self.global_step}

@@ -1,0 +1,92 @@
+#include "cpu/avg_pool2d.h"
+
+#include <torch/csrc/stable/library.h>
+
+#include <optional>
+
+#include "cpu/dispatch.h"
+#include "glue/pool2d.h"
+
+namespace fastconv {
+
+using Divisor = std::optional<int64_t>;
+
+static AvgPool2d avg_pool2d_of(const char* op, const Pool2d& pool, bool count_include_pad,
+                               Divisor divisor_override) {
+  FASTCONV_CHECK(op, divisor_override != 0, "divisor_override must not be 0");
+  return {pool, count_include_pad, divisor_override.value_or(0)};
+}
+
+static Tensor pool(const char* op, const Tensor& input, const IntPair& kernel_size,
+                   const IntPair& stride, const IntPair& padding, bool ceil_mode,
+                   bool count_include_pad, Divisor divisor_override) {
+  const Pool2d p = pool2d_of(op, input, kernel_size, stride, padding, {1, 1}, ceil_mode);
+  const AvgPool2d avg = avg_pool2d_of(op, p, count_include_pad, divisor_override);
+
+  const MemoryFormat format = memory_format_of(input);
+  const Tensor x = contiguous_as(input, format);
+  Tensor output =
+      new_tensor(x, {p.batch, p.channels, p.h.output, p.w.output}, x.scalar_type(), format);
+  const int64_t units = p.batch * (p.channels_last ? p.h.output : p.channels);
+  const int64_t cost = units ? output.numel() / units * p.h.kernel * p.w.kernel : 0;
+  FASTCONV_DISPATCH_FLOATING(
+      x.scalar_type(), parallel_over(units, cost, [&](int64_t begin, int64_t end) {
+        FASTCONV_ISA_CALL(
+            avg_pool2d_forward(data<scalar_t>(x), mutable_data<scalar_t>(output), avg, begin, end));
+      }))
+  return output;
+}
+
+static Tensor avg_pool2d(const Tensor& input, IntPair kernel_size, IntPair stride, IntPair padding,
+                         bool ceil_mode, bool count_include_pad, Divisor divisor_override) {
+  return pool("avg_pool2d", input, kernel_size, stride, padding, ceil_mode, count_include_pad,
+              divisor_override);
+}
+
+static Tensor sum_pool2d(const Tensor& input, IntPair kernel_size, IntPair stride, IntPair padding,
+                         bool ceil_mode) {
+  return pool("sum_pool2d", input, kernel_size, stride, padding, ceil_mode, true, 1);
+}
+
+// channels_last: the format of the input, which one pooled pixel does not tell.
+static Tensor avg_pool2d_backward(const Tensor& grad_output, IntPair input_size, bool channels_last,
+                                  IntPair kernel_size, IntPair stride, IntPair padding,
+                                  bool ceil_mode, bool count_include_pad,
+                                  Divisor divisor_override) {
+  const char* op = "avg_pool2d_backward";
+  check_rank4(op, "grad_output", grad_output);
+  check_floating(op, "grad_output", grad_output);
+  check_pair(op, "input_size", input_size, 1);
+  Pool2d p = pool2d_windows(op, input_size[0], input_size[1], kernel_size, stride, padding, {1, 1});
+  p.batch = grad_output.size(0);
+  p.channels = grad_output.size(1);
+  p.h.output = window_output_size(p.h.input, p.h.kernel, p.h.stride, p.h.padding, 1, ceil_mode);
+  p.w.output = window_output_size(p.w.input, p.w.kernel, p.w.stride, p.w.padding, 1, ceil_mode);
+  FASTCONV_CHECK(op, grad_output.size(2) == p.h.output && grad_output.size(3) == p.w.output,
+                 "grad_output must have the size that input_size pools to (got ",
+                 shape_text(grad_output), ", and input_size pools to ", p.h.output, "x", p.w.output,
+                 ")");
+  p.channels_last = channels_last;
+  const MemoryFormat format = memory_format_of(channels_last);
+  const AvgPool2d avg = avg_pool2d_of(op, p, count_include_pad, divisor_override);
+
+  const Tensor g = contiguous_as(grad_output, format);
+  Tensor grad_input =
+      new_tensor(g, {p.batch, p.channels, p.h.input, p.w.input}, g.scalar_type(), format);
+  const int64_t units = p.batch * (p.channels_last ? p.h.input : p.channels);
+  const int64_t cost = units ? 4 * grad_input.numel() / units : 0;
+  FASTCONV_DISPATCH_FLOATING(
+      g.scalar_type(), parallel_over(units, cost, [&](int64_t begin, int64_t end) {
+        FASTCONV_ISA_CALL(avg_pool2d_backward(data<scalar_t>(g), mutable_data<scalar_t>(grad_input),
+                                              avg, begin, end));
+      }))
+  return grad_input;
+}
+
+STABLE_TORCH_LIBRARY_IMPL(fastconv, CPU, m) {
+  m.impl("avg_pool2d", TORCH_BOX(&avg_pool2d));
+  m.impl("sum_pool2d", TORCH_BOX(&sum_pool2d));
+  m.impl("avg_pool2d_backward", TORCH_BOX(&avg_pool2d_backward));
+}
+
+}  // namespace fastconv
