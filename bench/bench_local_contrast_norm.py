@@ -10,12 +10,12 @@ kernel would read and write.
 import pytest
 import torch
 import torch.nn.functional as F
+from measuring import FORMATS, sample
 
 import fastconv
 
 # AlexNet's conv1 at batch 16, and photographs as preprocessing.
 SHAPES = {"conv1": (16, 96, 55, 55), "photographs": (16, 3, 224, 224)}
-FORMATS = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}
 KERNEL_SIZE, EPS = 7, 1e-4
 
 
@@ -52,8 +52,7 @@ def both_ways(function, x, across_maps):
 @pytest.mark.parametrize("memory_format", FORMATS)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_local_contrast_norm(benchmark, shape, memory_format, across_maps, direction, peer):
-    torch.manual_seed(0)
-    x = torch.randn(SHAPES[shape]).contiguous(memory_format=FORMATS[memory_format])
+    x = sample(*SHAPES[shape], memory_format=FORMATS[memory_format])
     function = ours if peer == "fastconv" else composed
     backward = direction == "forward+backward"
     x.requires_grad_(backward)

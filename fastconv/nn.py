@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastconv import ops
-from fastconv.ops._arguments import IntOrPair
+from fastconv.ops._arguments import IntOrPair, pair
 
 __all__ = [
     "AvgPool2d",
@@ -26,6 +26,7 @@ __all__ = [
     "Maxout",
     "StochasticPool2d",
     "SumPool2d",
+    "TiledConv2d",
 ]
 
 
@@ -387,3 +388,80 @@ class Maxout(nn.Module):
 
     def extra_repr(self) -> str:
         return f"pool_size={self.pool_size}, stride={self.stride}"
+
+
+class TiledConv2d(nn.Module):
+    """:func:`fastconv.tiled_conv2d` as a layer: ``torch.nn.Conv2d`` with tiles of filters.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, groups, bias: of the convolution.
+        tile_size: (Th, Tw) or an int: after how many output pixels the filters repeat. 1: a
+            convolution; the output's size: a locally connected layer.
+
+    Parameters: ``weight`` (Th, Tw, out_channels, in_channels / groups, kh, kw) and ``bias``
+    (Th, Tw, out_channels), both initialised as ``torch.nn.Conv2d``'s.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: IntOrPair,
+        tile_size: IntOrPair,
+        stride: IntOrPair = 1,
+        padding: IntOrPair = 0,
+        groups: int = 1,
+        bias: bool = True,
+        device=None,
+        dtype=None,
+    ):
+        super().__init__()
+        name = type(self).__name__
+        if groups < 1 or in_channels % groups or out_channels % groups:
+            raise ValueError(
+                f"{name}: groups must divide in_channels and out_channels (got groups={groups}, "
+                f"in_channels={in_channels}, out_channels={out_channels})"
+            )
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.kernel_size = tuple(pair(name, "kernel_size", kernel_size))
+        self.tile_size = tuple(pair(name, "tile_size", tile_size))
+        self.stride = tuple(pair(name, "stride", stride))
+        self.padding = tuple(pair(name, "padding", padding))
+        self.groups = groups
+        for argument in ("kernel_size", "tile_size"):
+            if min(getattr(self, argument)) < 1:
+                raise ValueError(
+                    f"{name}: {argument} must be at least 1 "
+                    f"(got {argument}={getattr(self, argument)})"
+                )
+        factory = {"device": device, "dtype": dtype}
+        shape = (*self.tile_size, out_channels, in_channels // groups, *self.kernel_size)
+        self.weight = nn.Parameter(torch.empty(shape, **factory))
+        if bias:
+            self.bias = nn.Parameter(torch.empty(shape[:3], **factory))
+        else:
+            self.register_parameter("bias", None)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        bound = self.weight[0, 0, 0].numel() ** -0.5  # one over the root of the fan in
+        nn.init.uniform_(self.weight, -bound, bound)
+        if self.bias is not None:
+            nn.init.uniform_(self.bias, -bound, bound)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return ops.tiled_conv2d(
+            input, self.weight, self.bias, self.stride, self.padding, self.groups
+        )
+
+    def extra_repr(self) -> str:
+        text = (
+            f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, "
+            f"tile_size={self.tile_size}, stride={self.stride}"
+        )
+        if self.padding != (0, 0):
+            text += f", padding={self.padding}"
+        if self.groups != 1:
+            text += f", groups={self.groups}"
+        return text if self.bias is not None else f"{text}, bias=False"
