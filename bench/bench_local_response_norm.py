@@ -19,9 +19,7 @@ def test_forward(benchmark, shape, memory_format, implementation):
     x = sample(BATCH, *RESPONSES[shape], memory_format=FORMATS[memory_format])
     benchmark.group = f"local_response_norm forward {shape} {memory_format}"
     op, peer = IMPLEMENTATIONS[implementation], F.local_response_norm
-    measure(
-        benchmark, lambda: op(x, *CONSTANTS), lambda: peer(x, *CONSTANTS), moved=2 * x.nbytes
-    )
+    measure(benchmark, lambda: op(x, *CONSTANTS), lambda: peer(x, *CONSTANTS), moved=2 * x.nbytes)
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
