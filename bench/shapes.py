@@ -64,3 +64,14 @@ ZFNET_CONVS = _layers(
     (384, 13, 256, 3, 1, _ONE, 1),
 )
 CONVS = ALEXNET_CONVS + ZFNET_CONVS
+
+# Maps that are normalised across their neighbours: (channels, height, width).
+RESPONSES = {"alexnet norm1": (96, 55, 55), "alexnet norm2": (256, 27, 27)}
+
+# Maps that are pooled, and (kernel_size, stride, padding, ceil_mode).
+POOLS = {
+    "alexnet pool1": ((96, 55, 55), (3, 2, 0, False)),
+    "alexnet pool5": ((256, 13, 13), (3, 2, 0, False)),
+    "zfnet pool1": ((96, 110, 110), (3, 2, 0, True)),
+    "zfnet pool2": ((256, 26, 26), (3, 2, 0, True)),
+}

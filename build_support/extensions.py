@@ -43,7 +43,7 @@ X86_INSTRUCTION_SETS = {
     "avx512": [
         *["-mavx2", "-mfma", "-mf16c", "-mbmi2"],
         *["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mprefer-vector-width=512"],
-        "-Wno-maybe-uninitialized",  # GCC 12 warns of its own intrinsics
+        *["-Wno-maybe-uninitialized", "-Wno-uninitialized"],  # GCC 12 warns of its own intrinsics
     ],
 }
 

@@ -15,8 +15,8 @@ STABLE_TORCH_LIBRARY(fastconv, m) {
       "avg_pool2d(Tensor input, int[] kernel_size, int[] stride, int[] padding, bool ceil_mode, "
       "bool count_include_pad, int? divisor_override) -> Tensor");
   m.def(
-      "avg_pool2d_backward(Tensor grad_output, SymInt[] input_size, int[] kernel_size, "
-      "int[] stride, int[] padding, bool ceil_mode, bool count_include_pad, "
+      "avg_pool2d_backward(Tensor grad_output, SymInt[] input_size, bool channels_last, "
+      "int[] kernel_size, int[] stride, int[] padding, bool ceil_mode, bool count_include_pad, "
       "int? divisor_override) -> Tensor");
   m.def("cuda_probe(Tensor input) -> Tensor");
   m.def(
@@ -59,8 +59,8 @@ STABLE_TORCH_LIBRARY(fastconv, m) {
       "int[] stride, int[] padding, int[] dilation, bool overwrite) -> Tensor");
   m.def("maxout(Tensor input, int pool_size, int stride) -> (Tensor output, Tensor switches)");
   m.def(
-      "maxout_backward(Tensor grad_output, Tensor switches, SymInt maps, int pool_size, "
-      "int stride) -> Tensor");
+      "maxout_backward(Tensor grad_output, Tensor switches, SymInt maps, bool channels_last, "
+      "int pool_size, int stride) -> Tensor");
   m.def(
       "stochastic_pool2d(Tensor input, Tensor seed, int[] kernel_size, int[] stride, "
       "int[] padding, bool ceil_mode) -> (Tensor output, Tensor switches)");
@@ -73,6 +73,15 @@ STABLE_TORCH_LIBRARY(fastconv, m) {
   m.def(
       "sum_pool2d(Tensor input, int[] kernel_size, int[] stride, int[] padding, bool ceil_mode) "
       "-> Tensor");
+  m.def(
+      "tiled_conv2d(Tensor input, Tensor weight, Tensor? bias, int[] stride, int[] padding, "
+      "int groups) -> Tensor");
+  m.def(
+      "tiled_conv2d_input_grad(Tensor grad_output, Tensor weight, SymInt[] input_size, "
+      "int[] stride, int[] padding, int groups, bool channels_last) -> Tensor");
+  m.def(
+      "tiled_conv2d_weight_grad(Tensor grad_output, Tensor input, SymInt[] weight_size, "
+      "int[] stride, int[] padding, int groups) -> Tensor");
 }
 
 PYBIND11_MODULE(_C, m) {

@@ -43,14 +43,19 @@ class Conv2d(nn.Conv2d):
         self.algorithm = algorithm
 
     def forward(self, input: Tensor) -> Tensor:
+        return self._conv_forward(input, self.weight, self.bias)
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        # torch's name: subclasses that compute with another weight (standardised, quantised) call
+        # it, and get the options above too.
         padding = self.padding
         if self.padding_mode != "zeros":
             input = F.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode)
             padding = 0
         return ops.conv2d(
             input,
-            self.weight,
-            self.bias,
+            weight,
+            bias,
             self.stride,
             padding,
             self.dilation,
@@ -204,7 +209,7 @@ class MaxUnpool2d(nn.MaxUnpool2d):
     def forward(
         self, input: Tensor, indices: Tensor, output_size: list[int] | None = None
     ) -> Tensor:
-        if not indices.is_floating_point() and indices.element_size() == 8:
+        if indices.dtype == torch.int64:
             return super().forward(input, indices, output_size)
         if output_size is None:
             windows = zip(

@@ -3,7 +3,7 @@
 | file | holds |
 |---|---|
 | ``run.json`` | format, versions, model and its arguments, classes, transforms, settings |
-| ``statistics.safetensors`` | what the transforms need of the training images (mean image, PCA...) |
+| ``statistics.safetensors`` | what the transforms need of the training images: mean, PCA |
 | ``last.safetensors`` | weights after the last finished epoch, or where training was stopped |
 | ``best.safetensors`` | weights of the epoch with the highest validation top-1 |
 | ``state.pt`` | all that is needed to go on; loads with ``weights_only=True`` |

@@ -47,10 +47,14 @@ def values_and_gradients(model, x):
     return output.detach(), *gradients
 
 
-def test_converted_model_agrees_on_forward_and_all_gradients():
+@pytest.mark.parametrize("algorithm", ["auto", "fastconv"])
+def test_converted_model_agrees_on_forward_and_all_gradients(algorithm):
     original = network()
     exact_model = copy.deepcopy(original).double()
     converted = fastconv.convert(copy.deepcopy(original))
+    for module in converted.modules():
+        if isinstance(module, nn.Conv2d):
+            module.algorithm = algorithm
     x = sample(2, 3, 28, 28)
     exact = values_and_gradients(exact_model, x.double())
     got, peer = values_and_gradients(converted, x), values_and_gradients(original, x)
@@ -92,6 +96,27 @@ def test_hooks_training_flag_and_buffers_stay():
 def test_subclasses_are_left_alone():
     model = nn.Sequential(Subclass(3, 3, 1))
     assert type(fastconv.convert(model)[0]) is Subclass
+
+
+def test_what_our_ops_refuse_is_left_alone():
+    largest = nn.MaxPool2d(16)
+    model = nn.Sequential(
+        nn.Conv2d(2, 2, 3, dtype=torch.complex64), nn.MaxPool2d((1, 257)), nn.MaxPool2d(17), largest
+    )
+    fastconv.convert(model)
+    assert [type(m) for m in model[:3]] == [nn.Conv2d, nn.MaxPool2d, nn.MaxPool2d]
+    assert type(largest) is fastconv.nn.MaxPool2d
+    assert largest(torch.zeros(1, 1, 32, 32)).shape == (1, 1, 2, 2)
+
+
+def test_an_optimizer_goes_on_after_conversion():
+    model = nn.Sequential(nn.Conv2d(3, 2, 3))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    fastconv.convert(model)
+    before = model[0].weight.detach().clone()
+    model(sample(1, 3, 8, 8)).sum().backward()
+    optimizer.step()
+    assert not torch.equal(model[0].weight, before)
 
 
 @pytest.mark.parametrize("name", ["alexnet", "zfnet"])

@@ -48,7 +48,8 @@ static Tensor sum_pool2d(const Tensor& input, IntPair kernel_size, IntPair strid
   return pool("sum_pool2d", input, kernel_size, stride, padding, ceil_mode, true, 1);
 }
 
-static Tensor avg_pool2d_backward(const Tensor& grad_output, IntPair input_size,
+// channels_last: the format of the input, which one pooled pixel does not tell.
+static Tensor avg_pool2d_backward(const Tensor& grad_output, IntPair input_size, bool channels_last,
                                   IntPair kernel_size, IntPair stride, IntPair padding,
                                   bool ceil_mode, bool count_include_pad,
                                   Divisor divisor_override) {
@@ -65,8 +66,8 @@ static Tensor avg_pool2d_backward(const Tensor& grad_output, IntPair input_size,
                  "grad_output must have the size that input_size pools to (got ",
                  shape_text(grad_output), ", and input_size pools to ", p.h.output, "x", p.w.output,
                  ")");
-  const MemoryFormat format = memory_format_of(grad_output);
-  p.channels_last = format == MemoryFormat::ChannelsLast;
+  p.channels_last = channels_last;
+  const MemoryFormat format = memory_format_of(channels_last);
   const AvgPool2d avg = avg_pool2d_of(op, p, count_include_pad, divisor_override);
 
   const Tensor g = contiguous_as(grad_output, format);

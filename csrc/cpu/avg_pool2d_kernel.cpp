@@ -4,65 +4,66 @@
 // Sums run down the columns of a window first, then across them, in both memory formats: so both
 // give the same bits.
 //
-// channels_last: one vector holds kLanes channels of one pixel. contiguous: the rows of a window
-// are added to one line, padding and all, from which the windows are then added up; backward, the
-// same two steps the other way.
+// channels_last: one vector holds kLanes channels of one pixel. contiguous: one vector holds kLanes
+// pixels of a row. The rows of a window are added to one line, from which the windows are then
+// added up; backward, the same two steps the other way.
 #include "cpu/avg_pool2d.h"
-#include "cpu/buffer.h"
+#include "cpu/parts.h"
 #include "cpu/rows.h"
 
 namespace fastconv {
 namespace FASTCONV_ISA {
 
-// Divisors of the windows of row ph.
+// The divisor of every window, or 1 / divisor.
 template <typename acc_t>
-static void fill_divisors(const AvgPool2d& p, int64_t ph, acc_t* divisors) {
-  for (int64_t pw = 0; pw < p.pool.w.output; ++pw) divisors[pw] = acc_t(p.divisor(ph, pw));
-}
-
-template <typename scalar_t>
-static void pool_row_channels_last(const scalar_t* image, scalar_t* output, const AvgPool2d& avg,
-                                   int64_t ph) {
-  using acc_t = accumulate_t<scalar_t>;
-  constexpr int kLanes = Vec<acc_t>::kLanes;
-  const Pool2d& p = avg.pool;
-  const int64_t r0 = p.h.first_tap(ph), r1 = p.h.end_tap(ph), y0 = p.h.start(ph);
-  for (int64_t pw = 0; pw < p.w.output; ++pw) {
-    const int64_t s0 = p.w.first_tap(pw), s1 = p.w.end_tap(pw), x0 = p.w.start(pw);
-    const vec_t<acc_t> divisor = splat(acc_t(avg.divisor(ph, pw)));
-    for (int64_t c = 0; c < p.channels; c += kLanes) {
-      const int n = int(min_of(kLanes, p.channels - c));
-      vec_t<acc_t> sum{};
-      for (int64_t s = s0; s < s1; ++s) {
-        vec_t<acc_t> column{};
-        for (int64_t r = r0; r < r1; ++r) {
-          column += load_n(image + ((y0 + r) * p.w.input + x0 + s) * p.channels + c, n);
-        }
-        sum += column;
-      }
-      store_n(sum / divisor, output + pw * p.channels + c, n);
+static void fill_divisors(const AvgPool2d& avg, acc_t* divisors, bool inverse) {
+  for (int64_t ph = 0; ph < avg.pool.h.output; ++ph) {
+    for (int64_t pw = 0; pw < avg.pool.w.output; ++pw) {
+      const acc_t divisor = acc_t(avg.divisor(ph, pw));
+      *divisors++ = inverse ? 1 / divisor : divisor;
     }
   }
 }
 
 template <typename scalar_t, typename acc_t>
-static void pool_row(const scalar_t* plane, scalar_t* output, const AvgPool2d& avg, int64_t ph,
-                     acc_t* line, acc_t* sums, acc_t* divisors) {
+static void pool_row_channels_last(const scalar_t* image, scalar_t* output, const Pool2d& p,
+                                   int64_t ph, const acc_t* divisors) {
+  const int64_t r0 = p.h.first_tap(ph), r1 = p.h.end_tap(ph), row = p.w.input * p.channels;
+  for (int64_t pw = 0; pw < p.w.output; ++pw) {
+    const int64_t s0 = p.w.first_tap(pw), s1 = p.w.end_tap(pw);
+    const scalar_t* window = image + p.h.start(ph) * row + p.w.start(pw) * p.channels;
+    const vec_t<acc_t> divisor = splat(divisors[ph * p.w.output + pw]);
+    for_parts_apart<acc_t>(p.channels, [&](int64_t c, auto part) {
+      vec_t<acc_t> sum{};
+      for (int64_t s = s0; s < s1; ++s) {
+        vec_t<acc_t> column{};
+        const scalar_t* at = window + r0 * row + s * p.channels + c;
+        for (int64_t r = r0; r < r1; ++r, at += row) column += load_part(at, part);
+        sum += column;
+      }
+      store_part(sum / divisor, output + pw * p.channels + c, part);
+    });
+  }
+}
+
+template <typename scalar_t, typename acc_t>
+static void pool_row(const scalar_t* plane, scalar_t* output, const Pool2d& p, int64_t ph,
+                     const acc_t* divisors, PhasedRows<acc_t>& line) {
   constexpr int kLanes = Vec<acc_t>::kLanes;
-  const Pool2d& p = avg.pool;
   const int64_t r0 = p.h.first_tap(ph), r1 = p.h.end_tap(ph);
   const scalar_t* rows = plane + p.h.start(ph) * p.w.input;
-  for (int64_t x = 0; x < p.w.input; x += kLanes) {
-    const int n = int(min_of(kLanes, p.w.input - x));
+  for_parts_apart<acc_t>(p.w.input, [&](int64_t x, auto part) {
     vec_t<acc_t> column{};
-    for (int64_t r = r0; r < r1; ++r) column += load_n(rows + r * p.w.input + x, n);
-    store_n(column, line + p.w.padding + x, n);
+    for (int64_t r = r0; r < r1; ++r) column += load_part(rows + r * p.w.input + x, part);
+    store_part(column, line.columns(0) + x, part);
+  });
+  line.split(0);
+  for (int64_t pw = 0; pw < p.w.output; pw += kLanes) {
+    vec_t<acc_t> sum{};
+    for (int64_t s = 0; s < p.w.kernel; ++s) sum += load(line.tap(0, s) + pw);
+    const int n = int(min_of(kLanes, p.w.output - pw));
+    store_n(sum / load_n(divisors + ph * p.w.output + pw, n), output + pw, n);
   }
-  memset(sums, 0, p.w.output * sizeof(acc_t));
-  for (int64_t s = 0; s < p.w.kernel; ++s) add_every(line + s, p.w.stride, sums, p.w.output);
-  fill_divisors(avg, ph, divisors);
-  for (int64_t pw = 0; pw < p.w.output; ++pw) sums[pw] /= divisors[pw];
-  write_row(sums, output, p.w.output);
 }
 
 template <typename scalar_t>
@@ -71,68 +72,67 @@ void avg_pool2d_forward(const scalar_t* input, scalar_t* output, const AvgPool2d
   using acc_t = accumulate_t<scalar_t>;
   const Pool2d& p = avg.pool;
   const int64_t in_plane = p.h.input * p.w.input, out_plane = p.h.output * p.w.output;
+  Buffer<acc_t> divisors(out_plane);
+  fill_divisors(avg, divisors.data(), false);
   if (p.channels_last) {
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t n = unit / p.h.output, ph = unit % p.h.output;
       pool_row_channels_last(input + n * in_plane * p.channels,
-                             output + unit * p.w.output * p.channels, avg, ph);
+                             output + unit * p.w.output * p.channels, p, ph, divisors.data());
     }
     return;
   }
-  Buffer<acc_t> line(padded_width(p.w)), sums(p.w.output), divisors(p.w.output);
+  PhasedRows<acc_t> line(p.w, 1);
   for (int64_t unit = begin; unit < end; ++unit) {
     for (int64_t ph = 0; ph < p.h.output; ++ph) {
-      pool_row(input + unit * in_plane, output + unit * out_plane + ph * p.w.output, avg, ph,
-               line.data(), sums.data(), divisors.data());
-    }
-  }
-}
-
-template <typename scalar_t>
-static void spread_row_channels_last(const scalar_t* grad_output, scalar_t* grad_input,
-                                     const AvgPool2d& avg, int64_t h) {
-  using acc_t = accumulate_t<scalar_t>;
-  constexpr int kLanes = Vec<acc_t>::kLanes;
-  const Pool2d& p = avg.pool;
-  const int64_t ph0 = p.h.first_output(h), ph1 = p.h.end_output(h);
-  for (int64_t w = 0; w < p.w.input; ++w) {
-    const int64_t pw0 = p.w.first_output(w), pw1 = p.w.end_output(w);
-    for (int64_t c = 0; c < p.channels; c += kLanes) {
-      const int n = int(min_of(kLanes, p.channels - c));
-      vec_t<acc_t> sum{};
-      for (int64_t pw = pw0; pw < pw1; ++pw) {
-        vec_t<acc_t> column{};
-        for (int64_t ph = ph0; ph < ph1; ++ph) {
-          const scalar_t* at = grad_output + (ph * p.w.output + pw) * p.channels + c;
-          column += load_n(at, n) / splat(acc_t(avg.divisor(ph, pw)));
-        }
-        sum += column;
-      }
-      store_n(sum, grad_input + w * p.channels + c, n);
+      pool_row(input + unit * in_plane, output + unit * out_plane + ph * p.w.output, p, ph,
+               divisors.data(), line);
     }
   }
 }
 
 template <typename scalar_t, typename acc_t>
-static void spread_row(const scalar_t* grad_output, scalar_t* grad_input, const AvgPool2d& avg,
-                       int64_t h, acc_t* line, acc_t* sums, acc_t* divisors) {
+static void spread_row_channels_last(const scalar_t* grad_output, scalar_t* grad_input,
+                                     const Pool2d& p, int64_t h, const acc_t* shares) {
+  const int64_t ph0 = p.h.first_output(h), ph1 = p.h.end_output(h);
+  for (int64_t w = 0; w < p.w.input; ++w) {
+    const int64_t pw0 = p.w.first_output(w), pw1 = p.w.end_output(w);
+    for_parts_apart<acc_t>(p.channels, [&](int64_t c, auto part) {
+      vec_t<acc_t> sum{};
+      for (int64_t pw = pw0; pw < pw1; ++pw) {
+        vec_t<acc_t> column{};
+        for (int64_t ph = ph0; ph < ph1; ++ph) {
+          const scalar_t* at = grad_output + (ph * p.w.output + pw) * p.channels + c;
+          column += load_part(at, part) * splat(shares[ph * p.w.output + pw]);
+        }
+        sum += column;
+      }
+      store_part(sum, grad_input + w * p.channels + c, part);
+    });
+  }
+}
+
+template <typename scalar_t, typename acc_t>
+static void spread_row(const scalar_t* grad_output, scalar_t* grad_input, const Pool2d& p,
+                       int64_t h, const acc_t* shares, PhasedRows<acc_t>& line) {
   constexpr int kLanes = Vec<acc_t>::kLanes;
-  const Pool2d& p = avg.pool;
-  memset(sums, 0, p.w.output * sizeof(acc_t));
-  for (int64_t ph = p.h.first_output(h); ph < p.h.end_output(h); ++ph) {
-    fill_divisors(avg, ph, divisors);
-    for (int64_t pw = 0; pw < p.w.output; pw += kLanes) {
-      const int n = int(min_of(kLanes, p.w.output - pw));
-      const vec_t<acc_t> grad = load_n(grad_output + ph * p.w.output + pw, n);
-      store_n(load_n(sums + pw, n) + grad / load(divisors + pw), sums + pw, n);
+  const int64_t ph0 = p.h.first_output(h), ph1 = p.h.end_output(h);
+  line.clear(0);
+  for (int64_t pw = 0; pw < p.w.output; pw += kLanes) {
+    const int n = int(min_of(kLanes, p.w.output - pw));
+    vec_t<acc_t> column{};
+    for (int64_t ph = ph0; ph < ph1; ++ph) {
+      column +=
+          load_n(grad_output + ph * p.w.output + pw, n) * load_n(shares + ph * p.w.output + pw, n);
+    }
+    // The last tap first: so each element adds its windows from left to right.
+    for (int64_t s = p.w.kernel - 1; s >= 0; --s) {
+      acc_t* to = line.tap(0, s) + pw;
+      store(load(to) + column, to);
     }
   }
-  memset(line, 0, padded_width(p.w) * sizeof(acc_t));
-  // The last tap first: so each element adds its windows from left to right.
-  for (int64_t s = p.w.kernel - 1; s >= 0; --s) {
-    add_to_every(sums, p.w.stride, line + s, p.w.output);
-  }
-  write_row(line + p.w.padding, grad_input, p.w.input);
+  line.join(0);
+  write_row(line.columns(0), grad_input, p.w.input);
 }
 
 template <typename scalar_t>
@@ -141,20 +141,21 @@ void avg_pool2d_backward(const scalar_t* grad_output, scalar_t* grad_input, cons
   using acc_t = accumulate_t<scalar_t>;
   const Pool2d& p = avg.pool;
   const int64_t in_plane = p.h.input * p.w.input, out_plane = p.h.output * p.w.output;
+  Buffer<acc_t> shares(out_plane);
+  fill_divisors(avg, shares.data(), true);
   if (p.channels_last) {
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t n = unit / p.h.input, h = unit % p.h.input;
       spread_row_channels_last(grad_output + n * out_plane * p.channels,
-                               grad_input + unit * p.w.input * p.channels, avg, h);
+                               grad_input + unit * p.w.input * p.channels, p, h, shares.data());
     }
     return;
   }
-  constexpr int kLanes = Vec<acc_t>::kLanes;
-  Buffer<acc_t> line(padded_width(p.w)), sums(p.w.output), divisors(p.w.output + kLanes);
+  PhasedRows<acc_t> line(p.w, 1);
   for (int64_t unit = begin; unit < end; ++unit) {
     for (int64_t h = 0; h < p.h.input; ++h) {
-      spread_row(grad_output + unit * out_plane, grad_input + unit * in_plane + h * p.w.input, avg,
-                 h, line.data(), sums.data(), divisors.data());
+      spread_row(grad_output + unit * out_plane, grad_input + unit * in_plane + h * p.w.input, p, h,
+                 shares.data(), line);
     }
   }
 }

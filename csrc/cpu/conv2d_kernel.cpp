@@ -112,17 +112,36 @@ class Panel {
     }
   }
 
+  // Asks for the memory that pack() will read.
+  [[gnu::always_inline]] void prefetch(const Points<acc_t>& sum,
+                                       const Stretch<int_t>& stretch) const {
+    for (int v = 0; v < kVectors; ++v) {
+      if (adjacent[v]) {
+        for (int i = 0; i < stretch.count; ++i) {
+          __builtin_prefetch(memory + offset[v * kLanes] + sum.offset[stretch.begin + i]);
+        }
+      } else {
+        for (int i = 0; i < lanes_of(v); ++i) {
+          __builtin_prefetch(memory + offset[v * kLanes + i] + sum.offset[stretch.begin]);
+        }
+      }
+    }
+  }
+
   void pack(const Points<acc_t>& sum, const Stretch<int_t>& stretch, acc_t* packed) {
     const bool all = inside(stretch.box);
     packed += stretch.begin * kWidth;
-    for (int v = 0; v < kVectors; ++v, packed += kLanes) {
+    // The last vector may hold more lanes than the panel has left. What it stores beyond them
+    // belongs to the next element's first lanes, which are stored later: so it comes first.
+    for (int v = kVectors - 1; v >= 0; --v) {
+      acc_t* to = packed + v * kLanes;
       if (adjacent[v]) {
-        pack_across(v, sum, stretch, all, packed);
+        pack_across(v, sum, stretch, all, to);
       } else if (stretch.adjacent) {
-        pack_along(v, sum, stretch.begin, all, packed);
+        pack_along(v, sum, stretch.begin, all, to);
       } else {
         for (int i = 0; i < stretch.count; ++i) {
-          pack_elements(v, sum, stretch.begin + i, all, packed + i * kWidth);
+          pack_elements(v, sum, stretch.begin + i, all, to + i * kWidth);
         }
       }
     }
@@ -131,10 +150,6 @@ class Panel {
  private:
   static constexpr int lanes_of(int v) {
     return v + 1 < kVectors ? kLanes : kWidth - (kVectors - 1) * kLanes;
-  }
-
-  static void store_lanes(vec_t<acc_t> value, int v, acc_t* packed) {
-    memcpy(packed, &value, lanes_of(v) * sizeof(acc_t));
   }
 
   // Whether all of the panel is inside the tensor at these positions of the sum.
@@ -170,7 +185,7 @@ class Panel {
         }
         value = m.lanes ? value : vec_t<acc_t>{};
       }
-      store_lanes(value, v, packed);
+      store(value, packed);
     }
   }
 
@@ -193,7 +208,7 @@ class Panel {
       }
     }
     transpose<acc_t>(rows);
-    for (int l = 0; l < kLanes; ++l) store_lanes(rows[l], v, packed + l * kWidth);
+    for (int l = 0; l < kLanes; ++l) store(rows[l], packed + l * kWidth);
   }
 
   void pack_elements(int v, const Points<acc_t>& sum, int64_t k, bool all, acc_t* packed) const {
@@ -233,6 +248,9 @@ class PackedSide {
   using acc_t = accumulate_t<scalar_t>;
   using int_t = typename Vec<acc_t>::int_t;
   static constexpr int kLanes = Vec<acc_t>::kLanes;
+  // The room at the end takes the surplus lanes, and keeps panels from starting at multiples of a
+  // page, where they would drive each other out of the first cache.
+  static constexpr int kPanelSize = kWidth * Gemm<acc_t>::kDepth + 128 / sizeof(acc_t);
 
   PackedSide(const Side& side, const Axis& sum_axis, int64_t most_depth)
       : s(side),
@@ -242,7 +260,7 @@ class PackedSide {
         along(most_depth),
         stretches(most_depth),
         views(most_panels),
-        packed(most_panels * kWidth * most_depth) {}
+        packed(most_panels * kPanelSize) {}
 
   // Chooses the elements [begin, begin + tile) of the side in a group.
   void move_to(int64_t group, int64_t begin) {
@@ -261,13 +279,14 @@ class PackedSide {
     const int64_t steps = list_stretches(depth);
     for (int64_t j = 0; j < steps; ++j) {
       for (int64_t i = 0; i < panels(); ++i) {
-        views[i].pack(along, stretches[j], packed.data() + i * kWidth * depth);
+        if (j + 1 < steps) views[i].prefetch(along, stretches[j + 1]);
+        views[i].pack(along, stretches[j], packed.data() + i * kPanelSize);
       }
     }
   }
 
   int64_t panels() const { return ceil_div(count, kWidth); }
-  const acc_t* panel(int64_t i, int64_t depth) { return packed.data() + i * kWidth * depth; }
+  const acc_t* panel(int64_t i) const { return packed.data() + i * kPanelSize; }
 
   // Where the side's elements lie in the output; the list takes the place of the operand's.
   const Points<acc_t>& output_points() {
@@ -335,7 +354,7 @@ class ProductKernel {
       cols.pack(k, depth);
       for (int64_t i = 0; i < rows.panels(); ++i) {
         for (int64_t j = 0; j < cols.panels(); ++j) {
-          multiply_panels(rows.panel(i, depth), cols.panel(j, depth), depth, sums_of(i, j));
+          multiply_panels(rows.panel(i), cols.panel(j), depth, sums_of(i, j));
         }
       }
     }

@@ -22,11 +22,13 @@ struct Gemm {
   static constexpr int kCols = kVectors * Vec<acc_t>::kLanes;
   static constexpr int kDepth = 1024 / sizeof(acc_t);  // a panel of rows stays in the first cache
   static_assert(kVectors * (kRows + 1) + 1 <= kRegisters);
+  // Terms in one chain of roundings. A long chain drifts; longer ones missed twice torch's error.
+  static constexpr int kChain = 32;
 };
 
-// c[i, j] += sum over k of a[k, i] * b[k, j]
+// c[i, j] += sum over k of a[k, i] * b[k, j], for one chain
 template <typename acc_t>
-static inline void multiply_panels(const acc_t* a, const acc_t* b, int64_t depth, acc_t* c) {
+static inline void multiply_chain(const acc_t* a, const acc_t* b, int64_t depth, acc_t* c) {
   using G = Gemm<acc_t>;
   constexpr int kLanes = Vec<acc_t>::kLanes;
   vec_t<acc_t> sum[G::kRows][G::kVectors] = {};
@@ -49,6 +51,16 @@ static inline void multiply_panels(const acc_t* a, const acc_t* b, int64_t depth
       acc_t* at = c + i * G::kCols + v * kLanes;
       store(load(at) + sum[i][v], at);
     }
+  }
+}
+
+// c[i, j] += sum over k of a[k, i] * b[k, j]
+template <typename acc_t>
+static inline void multiply_panels(const acc_t* a, const acc_t* b, int64_t depth, acc_t* c) {
+  using G = Gemm<acc_t>;
+  for (int64_t k = 0; k < depth; k += G::kChain) {
+    const int64_t chain = depth - k < G::kChain ? depth - k : G::kChain;
+    multiply_chain(a + k * G::kRows, b + k * G::kCols, chain, c);
   }
 }
 

@@ -157,14 +157,15 @@ class Kernel {
       vector_t sum{};
       for (int64_t y = y0; y <= y1; ++y) {
         const vector_t x = load_n(input + i + y * tile.length, n);
-        sum += x * x;
+        sum = multiply_add(x, x, sum);
       }
       store_n(sum, line + at, n);
     });
   }
 
   vector_t scale_at(const acc_t* squares) const {
-    return acc_t(p.k) + acc_t(p.alpha) * window_sum(squares - p.before * step, step, taps);
+    const vector_t sum = window_sum(squares - p.before * step, step, taps);
+    return multiply_add(splat(acc_t(p.alpha)), sum, splat(acc_t(p.k)));
   }
 
   void divide_gradient(const scalar_t* grad_output, const scalar_t* input, const acc_t* line,
@@ -180,11 +181,11 @@ class Kernel {
   // The windows that hold i are those of [i - after, i + before].
   void subtract_ratios(const scalar_t* input, const acc_t* direct, const acc_t* ratio,
                        scalar_t* grad_input, const Tile& tile) const {
-    const acc_t factor = acc_t(2 * p.alpha * p.beta);
+    const acc_t factor = acc_t(-2 * p.alpha * p.beta);
     for_each_vector<acc_t>(tile, [&](int64_t i, int64_t at, auto n) {
       const vector_t sum = window_sum(ratio + at - p.after * step, step, taps);
-      const vector_t through_scale = factor * load_n(input + i, n) * sum;
-      store_n(load_n(direct + at, n) - through_scale, grad_input + i, n);
+      const vector_t weight = factor * load_n(input + i, n);
+      store_n(multiply_add(weight, sum, load_n(direct + at, n)), grad_input + i, n);
     });
   }
 };

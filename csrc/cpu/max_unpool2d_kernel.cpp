@@ -38,11 +38,10 @@ struct Covering {
   int which;
 };
 
-// The windows in rows [ph0, ph1) that cover (h, w), in row order. Each sees it with another tap:
-// 256 at most.
-static inline int find_covering(const Pool2d& p, int64_t ph0, int64_t ph1, int64_t h, int64_t w,
-                                Covering* found) {
-  const int64_t pw0 = p.w.first_output(w), pw1 = p.w.end_output(w);
+// Of the windows (ph, pw) in the given ranges those that see (h, w), in row order. Each sees it
+// with another tap: 256 at most.
+static inline int find_covering(const Pool2d& p, int64_t ph0, int64_t ph1, int64_t pw0, int64_t pw1,
+                                int64_t h, int64_t w, Covering* found) {
   int count = 0;
   for (int64_t ph = ph0; ph < ph1; ++ph) {
     const int64_t r = p.h.tap(ph, h);
@@ -61,9 +60,13 @@ static void unpool_row_channels_last(const scalar_t* pooled, const uint8_t* swit
                                      scalar_t* output, const Pool2d& p, int64_t h) {
   using acc_t = accumulate_t<scalar_t>;
   const int64_t ph0 = p.h.first_output(h), ph1 = p.h.end_output(h);
+  const int64_t span = p.w.dilation * (p.w.kernel - 1) + 1;
+  int64_t pw0 = 0, pw1 = 0;  // follow w, which saves dividing by the stride at each pixel
   Covering covering[256];
   for (int64_t w = 0; w < p.w.input; ++w) {
-    const int count = find_covering(p, ph0, ph1, h, w, covering);
+    while (pw1 < p.w.output && p.w.start(pw1) <= w) ++pw1;
+    while (pw0 < pw1 && p.w.start(pw0) + span <= w) ++pw0;
+    const int count = find_covering(p, ph0, ph1, pw0, pw1, h, w, covering);
     for_each_vector<acc_t>(p.channels, [&](int64_t c, auto n) {
       vec_t<acc_t> sum{};
       for (int i = 0; i < count; ++i) {

@@ -28,10 +28,10 @@ static Maxout maxout_of(const char* op, int64_t maps, int64_t pool_size, int64_t
   return p;
 }
 
-static void set_layout(Maxout& p, const Tensor& t) {
+static void set_layout(Maxout& p, const Tensor& t, bool channels_last) {
   p.batch = t.size(0);
   p.pixels = t.size(2) * t.size(3);
-  p.maps_last = p.pixels == 1 || is_channels_last(t);
+  p.maps_last = p.pixels == 1 || channels_last;
 }
 
 static std::tuple<Tensor, Tensor> maxout(const Tensor& input, int64_t pool_size, int64_t stride) {
@@ -39,7 +39,7 @@ static std::tuple<Tensor, Tensor> maxout(const Tensor& input, int64_t pool_size,
   check_rank4(op, "input", input);
   check_floating(op, "input", input);
   Maxout p = maxout_of(op, input.size(1), pool_size, stride);
-  set_layout(p, input);
+  set_layout(p, input, is_channels_last(input));
 
   const MemoryFormat format = memory_format_of(input);
   const Tensor x = contiguous_as(input, format);
@@ -57,8 +57,9 @@ static std::tuple<Tensor, Tensor> maxout(const Tensor& input, int64_t pool_size,
   return {output, switches};
 }
 
+// channels_last: the format of the input, which a single group does not tell.
 static Tensor maxout_backward(const Tensor& grad_output, const Tensor& switches, int64_t maps,
-                              int64_t pool_size, int64_t stride) {
+                              bool channels_last, int64_t pool_size, int64_t stride) {
   const char* op = "maxout_backward";
   check_rank4(op, "switches", switches);
   check_rank4(op, "grad_output", grad_output);
@@ -68,7 +69,7 @@ static Tensor maxout_backward(const Tensor& grad_output, const Tensor& switches,
                  "switches must be uint8, as maxout returns them (got ",
                  torch::headeronly::toString(switches.scalar_type()), ")");
   Maxout p = maxout_of(op, maps, pool_size, stride);
-  set_layout(p, switches);
+  set_layout(p, switches, channels_last);
   FASTCONV_CHECK(op, switches.size(1) == p.maps.output, "switches must have a map for each of ",
                  p.maps.output, " groups (got shape ", shape_text(switches), ")");
   for (int64_t d = 0; d < 4; ++d) {
@@ -77,7 +78,7 @@ static Tensor maxout_backward(const Tensor& grad_output, const Tensor& switches,
                    " and ", shape_text(switches), ")");
   }
 
-  const MemoryFormat format = memory_format_of(switches);
+  const MemoryFormat format = memory_format_of(channels_last);
   const Tensor g = contiguous_as(grad_output, format), sw = contiguous_as(switches, format);
   Tensor grad_input = new_tensor(g, {p.batch, maps, g.size(2), g.size(3)}, g.scalar_type(), format);
 

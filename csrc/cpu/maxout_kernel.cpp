@@ -9,7 +9,6 @@
 // same bits in both layouts.
 #include <limits>
 
-#include "cpu/buffer.h"
 #include "cpu/maxout.h"
 #include "cpu/rows.h"
 
@@ -43,20 +42,17 @@ static void maxout_map(const scalar_t* maps, scalar_t* output, uint8_t* switches
   }
 }
 
-// One pixel. `line` holds its maps, `column` one map of every group.
+// One pixel, whose maps are a row over which the groups slide.
 template <typename scalar_t, typename acc_t>
 static void maxout_pixel(const scalar_t* pixel, scalar_t* output, uint8_t* switches,
-                         const Maxout& p, acc_t* line) {
+                         const Maxout& p, PhasedRows<acc_t>& row) {
   constexpr int kLanes = Vec<acc_t>::kLanes;
-  read_row(pixel, line, p.maps.input);
+  read_row(pixel, row.columns(0), p.maps.input);
+  row.split(0);
   for (int64_t g = 0; g < p.maps.output; g += kLanes) {
     const int n = int(min_of(kLanes, p.maps.output - g));
     Best<acc_t> best;
-    for (int64_t j = 0; j < p.maps.kernel; ++j) {
-      acc_t lanes[kLanes];
-      take_every(line + g * p.maps.stride + j, p.maps.stride, lanes, kLanes);
-      best.meet(load(lanes), j);
-    }
+    for (int64_t j = 0; j < p.maps.kernel; ++j) best.meet(load(row.tap(0, j) + g), j);
     store_n(best.value, output + g, n);
     store_bytes_n<acc_t>(best.which, switches + g, n);
   }
@@ -68,11 +64,10 @@ void maxout_forward(const scalar_t* input, scalar_t* output, uint8_t* switches, 
   using acc_t = accumulate_t<scalar_t>;
   const Window& maps = p.maps;
   if (p.maps_last) {
-    // Room for the groups that fill up the last vector.
-    Buffer<acc_t> line((maps.output + Vec<acc_t>::kLanes) * maps.stride + maps.kernel);
+    PhasedRows<acc_t> row(maps, 1);
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t o = unit * maps.output;
-      maxout_pixel(input + unit * maps.input, output + o, switches + o, p, line.data());
+      maxout_pixel(input + unit * maps.input, output + o, switches + o, p, row);
     }
     return;
   }
@@ -103,21 +98,25 @@ static void route_to_map(const scalar_t* grad_output, const uint8_t* switches, s
   }
 }
 
-// One pixel. `line` gathers its maps; the last position of the groups comes first, so that each map
-// adds its groups in their order.
+// One pixel, whose maps are gathered in a row. The last position of the groups comes first, so that
+// each map adds its groups in their order.
 template <typename scalar_t, typename acc_t>
 static void route_to_pixel(const scalar_t* grad_output, const uint8_t* switches,
-                           scalar_t* grad_input, const Maxout& p, acc_t* grads, acc_t* line) {
-  read_row(grad_output, grads, p.maps.output);
-  memset(line, 0, p.maps.input * sizeof(acc_t));
-  for (int64_t j = p.maps.kernel - 1; j >= 0; --j) {
-    with_step(p.maps.stride, [&](auto stride) {
-      for (int64_t g = 0; g < p.maps.output; ++g) {
-        line[g * stride + j] += switches[g] == j ? grads[g] : acc_t(0);
-      }
-    });
+                           scalar_t* grad_input, const Maxout& p, PhasedRows<acc_t>& row) {
+  constexpr int kLanes = Vec<acc_t>::kLanes;
+  const vec_t<acc_t> zero{};
+  row.clear(0);
+  for (int64_t g = 0; g < p.maps.output; g += kLanes) {
+    const int n = int(min_of(kLanes, p.maps.output - g));
+    const vec_t<acc_t> grad = load_n(grad_output + g, n);
+    const int_vec_t<acc_t> which = load_bytes_n<acc_t>(switches + g, n);
+    for (int64_t j = p.maps.kernel - 1; j >= 0; --j) {
+      acc_t* to = row.tap(0, j) + g;
+      store(load(to) + (which == int_vec_t<acc_t>{} + int(j) ? grad : zero), to);
+    }
   }
-  write_row(line, grad_input, p.maps.input);
+  row.join(0);
+  write_row(row.columns(0), grad_input, p.maps.input);
 }
 
 template <typename scalar_t>
@@ -126,11 +125,10 @@ void maxout_backward(const scalar_t* grad_output, const uint8_t* switches, scala
   using acc_t = accumulate_t<scalar_t>;
   const Window& maps = p.maps;
   if (p.maps_last) {
-    Buffer<acc_t> grads(maps.output), line(maps.input);
+    PhasedRows<acc_t> row(maps, 1);
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t o = unit * maps.output;
-      route_to_pixel(grad_output + o, switches + o, grad_input + unit * maps.input, p, grads.data(),
-                     line.data());
+      route_to_pixel(grad_output + o, switches + o, grad_input + unit * maps.input, p, row);
     }
     return;
   }

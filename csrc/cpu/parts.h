@@ -11,6 +11,14 @@ struct One {};
 struct Some {  // the first n lanes of a vector
   int n;
 };
+template <typename acc_t>
+static inline int lanes_of(Whole) {
+  return Vec<acc_t>::kLanes;
+}
+template <typename acc_t>
+static inline int lanes_of(Some part) {
+  return part.n;
+}
 template <typename scalar_t>
 static inline auto load_part(const scalar_t* p, Whole) {
   return load(p);

@@ -66,6 +66,14 @@ static inline bool any_lane(mask_t mask) {
   return any != 0;
 }
 
+// a * b + c in one rounding wherever the instruction set has it. The compiler fuses such an
+// expression by itself, but not across a branch: written apart, the same formula may round
+// differently in two loops, and the memory formats would differ by a bit.
+template <typename vector_t>
+static inline vector_t multiply_add(vector_t a, vector_t b, vector_t c) {
+  return a * b + c;
+}
+
 // load: kLanes elements; load_n: the first n <= kLanes of them, the rest 0. Likewise store.
 
 static inline vec_t<float> load(const float* p) {
@@ -156,6 +164,7 @@ static inline void store_n(vec_t<double> v, double* p, int n) {
   _mm512_mask_storeu_pd(p, __mmask8((1u << n) - 1), (__m512d)v);
 }
 #endif
+
 // Lane l of the result is lane l & kStep ? l - kStep of b : l of a (first half of a pair of rows),
 // or l & kStep ? l of b : l + kStep of a (second half).
 template <int kStep, bool kSecond, typename vector_t, int... kLane>

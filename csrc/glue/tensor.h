@@ -80,8 +80,11 @@ inline bool is_channels_last(const Tensor& t) {
          (t.size(0) == 1 || t.stride(0) >= t.stride(2) * h);
 }
 
+inline MemoryFormat memory_format_of(bool channels_last) {
+  return channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous;
+}
 inline MemoryFormat memory_format_of(const Tensor& t) {
-  return is_channels_last(t) ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous;
+  return memory_format_of(is_channels_last(t));
 }
 
 inline Tensor contiguous_as(const Tensor& t, MemoryFormat format) {

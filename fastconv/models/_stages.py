@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -10,7 +12,9 @@ class StagedNet(nn.Sequential):
     """A network whose children are its stages, by the papers' names: conv1, relu1, norm1, ...
 
     Running the network is running the children in order, so that a stage can be addressed,
-    replaced or left out by its name, and features can be taken after any of them.
+    replaced or left out by its name, and features can be taken after any of them: no stage writes
+    into its input. A slice is a plain ``Sequential`` of the stages, with their names; deleting
+    stages leaves the others theirs.
 
     Attributes:
         input_size: (C, H, W) that the network was designed for. Other heights and widths work
@@ -37,6 +41,18 @@ class StagedNet(nn.Sequential):
         self.num_classes = num_classes
         self.minimum_size = minimum_size
         self.input_units = input_units
+
+    def __getitem__(self, index: int | slice) -> nn.Module:
+        # Sequential would build the slice with this class, whose constructor wants other arguments.
+        if isinstance(index, slice):
+            return nn.Sequential(OrderedDict(list(self._modules.items())[index]))
+        return super().__getitem__(index)
+
+    def __delitem__(self, index: int | slice) -> None:
+        # Sequential would number the stages that remain.
+        names = list(self._modules)[index]
+        for name in names if isinstance(index, slice) else [names]:
+            delattr(self, name)
 
     def forward(self, input: Tensor) -> Tensor:
         """Images (N, C, H, W) to class scores (N, num_classes)."""

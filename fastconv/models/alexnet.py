@@ -12,7 +12,6 @@ from fastconv.models.registry import register_model
 
 
 def _norm() -> nn.Module:
-    # alpha_mode "mean" is the original code's; the paper prints the formula of "sum".
     return fnn.LocalResponseNorm(5, alpha=1e-4, beta=0.75, k=2.0, alpha_mode="mean")
 
 
@@ -20,7 +19,9 @@ class AlexNet(StagedNet):
     """The network of 2012: eight layers, maps of 55, 27, 13 and 6 pixels from 224.
 
     Convolutions 2, 4 and 5 are in two groups, as on the two GPUs of the original. Each pool looks
-    at 3x3 windows, 2 apart.
+    at 3x3 windows, 2 apart, and comes after the normalisation (in Caffe's CaffeNet before it).
+    Normalisation divides alpha by its window's 5 maps, as the original code does; the formula that
+    the paper prints does not.
     """
 
     def __init__(
@@ -36,27 +37,27 @@ class AlexNet(StagedNet):
         stages = {
             "pad1": CeilPad2d(11, 4),
             "conv1": fnn.Conv2d(in_chans, 96, 11, stride=4),
-            "relu1": nn.ReLU(inplace=True),
+            "relu1": nn.ReLU(),
             "norm1": _norm(),
             "pool1": fnn.MaxPool2d(3, stride=2),
             "conv2": fnn.Conv2d(96, 256, 5, padding=2, groups=2),
-            "relu2": nn.ReLU(inplace=True),
+            "relu2": nn.ReLU(),
             "norm2": _norm(),
             "pool2": fnn.MaxPool2d(3, stride=2),
             "conv3": fnn.Conv2d(256, 384, 3, padding=1),
-            "relu3": nn.ReLU(inplace=True),
+            "relu3": nn.ReLU(),
             "conv4": fnn.Conv2d(384, 384, 3, padding=1, groups=2),
-            "relu4": nn.ReLU(inplace=True),
+            "relu4": nn.ReLU(),
             "conv5": fnn.Conv2d(384, 256, 3, padding=1, groups=2),
-            "relu5": nn.ReLU(inplace=True),
+            "relu5": nn.ReLU(),
             "pool5": fnn.MaxPool2d(3, stride=2),
             "fit6": FitMap2d(6),
             "flatten": nn.Flatten(),
             "fc6": nn.Linear(256 * 6 * 6, 4096),
-            "relu6": nn.ReLU(inplace=True),
+            "relu6": nn.ReLU(),
             "drop6": nn.Dropout(dropout),
             "fc7": nn.Linear(4096, 4096),
-            "relu7": nn.ReLU(inplace=True),
+            "relu7": nn.ReLU(),
             "drop7": nn.Dropout(dropout),
             "fc8": nn.Linear(4096, num_classes),
         }

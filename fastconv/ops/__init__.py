@@ -10,6 +10,7 @@ from fastconv.ops.max_pool2d import max_pool2d, max_pool2d_with_switches
 from fastconv.ops.max_unpool2d import max_unpool2d
 from fastconv.ops.maxout import maxout
 from fastconv.ops.stochastic_pool2d import stochastic_pool2d
+from fastconv.ops.tiled_conv2d import tiled_conv2d
 
 __all__ = [
     "avg_pool2d",
@@ -24,4 +25,5 @@ __all__ = [
     "maxout",
     "stochastic_pool2d",
     "sum_pool2d",
+    "tiled_conv2d",
 ]

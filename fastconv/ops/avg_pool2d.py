@@ -120,22 +120,25 @@ torch.library.register_fake("fastconv::sum_pool2d")(_fake)
 
 
 @torch.library.register_fake("fastconv::avg_pool2d_backward")
-def _fake_backward(grad_output, input_size, *_window_and_divisor):
+def _fake_backward(grad_output, input_size, channels_last, *_window_and_divisor):
     return torch.empty(
         (*grad_output.shape[:2], *input_size),
         dtype=grad_output.dtype,
         device=grad_output.device,
-        memory_format=memory_format(grad_output),
+        memory_format=torch.channels_last if channels_last else torch.contiguous_format,
     )
 
 
 def _setup_context(ctx, inputs, output):
     input, *ctx.arguments = inputs
     ctx.input_size = input.shape[2:]
+    ctx.channels_last = memory_format(input) == torch.channels_last
 
 
 def _backward(ctx, grad_output):
-    grad_input = torch.ops.fastconv.avg_pool2d_backward(grad_output, ctx.input_size, *ctx.arguments)
+    grad_input = torch.ops.fastconv.avg_pool2d_backward(
+        grad_output, ctx.input_size, ctx.channels_last, *ctx.arguments
+    )
     return grad_input, *[None] * len(ctx.arguments)
 
 
@@ -149,13 +152,13 @@ def _backward_of_sum(ctx, grad_output):
 
 
 def _setup_context_of_backward(ctx, inputs, output):
-    _, _, *ctx.arguments = inputs
+    _, _, _, *ctx.arguments = inputs
 
 
 def _backward_of_backward(ctx, grad):
     # Pooling is linear: the adjoint of its adjoint is pooling.
     grad_grad = torch.ops.fastconv.avg_pool2d(grad, *ctx.arguments)
-    return grad_grad, None, *[None] * len(ctx.arguments)
+    return grad_grad, None, None, *[None] * len(ctx.arguments)
 
 
 torch.library.register_autograd("fastconv::avg_pool2d", _backward, setup_context=_setup_context)

@@ -83,13 +83,13 @@ def _fake(input, pool_size, stride):
 
 
 @torch.library.register_fake("fastconv::maxout_backward")
-def _fake_backward(grad_output, switches, maps, pool_size, stride):
+def _fake_backward(grad_output, switches, maps, channels_last, pool_size, stride):
     n, _, h, w = switches.shape
     return torch.empty(
         (n, maps, h, w),
         dtype=grad_output.dtype,
         device=grad_output.device,
-        memory_format=memory_format(switches),
+        memory_format=torch.channels_last if channels_last else torch.contiguous_format,
     )
 
 
@@ -97,18 +97,21 @@ def _setup_context(ctx, inputs, output):
     input, *ctx.groups = inputs
     _, switches = output
     ctx.maps = input.shape[1]
+    ctx.channels_last = memory_format(input) == torch.channels_last
     ctx.save_for_backward(switches)
     ctx.mark_non_differentiable(switches)
 
 
 def _backward(ctx, grad_output, _grad_switches):
     (switches,) = ctx.saved_tensors
-    grad_input = torch.ops.fastconv.maxout_backward(grad_output, switches, ctx.maps, *ctx.groups)
+    grad_input = torch.ops.fastconv.maxout_backward(
+        grad_output, switches, ctx.maps, ctx.channels_last, *ctx.groups
+    )
     return grad_input, None, None
 
 
 def _setup_context_of_backward(ctx, inputs, output):
-    _, switches, _, _, ctx.stride = inputs
+    _, switches, _, _, _, ctx.stride = inputs
     ctx.save_for_backward(switches)
 
 
@@ -116,7 +119,7 @@ def _backward_of_backward(ctx, grad):
     (switches,) = ctx.saved_tensors
     first = torch.arange(switches.shape[1], device=grad.device) * ctx.stride
     chosen = switches.long() + first[:, None, None]
-    return grad.gather(1, chosen), None, None, None, None
+    return grad.gather(1, chosen), None, None, None, None, None
 
 
 torch.library.register_autograd("fastconv::maxout", _backward, setup_context=_setup_context)

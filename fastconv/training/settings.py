@@ -1,4 +1,4 @@
-"""Every choice of a training run in one list: the flags, the YAML keys and run.json all come from it.
+"""Every choice of a training run in one list; flags, YAML keys and run.json all come from it.
 
 This module imports neither torch nor anything else that is slow, so that ``--help`` is quick.
 """

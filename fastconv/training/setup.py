@@ -1,4 +1,4 @@
-"""From settings to a trainer: data, statistics, model, run folder; for a new run or a resumed one."""
+"""From settings to a trainer: data, statistics, model, run folder; new or resumed."""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
 """The networks against the papers' tables: sizes, parameters, multiply-adds, initialisation."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -108,6 +110,40 @@ def test_stages_are_the_network(networks):
     assert list(dict(model.named_children()))[:5] == ["pad1", "conv1", "relu1", "norm1", "pool1"]
 
 
+def test_what_a_stage_gave_stays_as_it_was():
+    """No stage writes into its input, or the features tapped before a ReLU would be those after."""
+    model = fastconv.create_model("digits_convnet")
+    tapped, copies = [], []
+    for stage in model.children():
+        stage.register_forward_hook(lambda m, i, output: tapped.append(output.detach()))
+        stage.register_forward_hook(lambda m, i, output: copies.append(output.detach().clone()))
+        stage.register_full_backward_hook(lambda *_: None)  # refuses outputs written into
+    model(torch.randn(4, 1, 8, 8, requires_grad=True)).sum().backward()
+    assert len(tapped) == len(model)
+    for output, copied in zip(tapped, copies, strict=True):
+        assert torch.equal(output, copied)
+
+
+@pytest.mark.parametrize("name", ["alexnet", "zfnet"])
+def test_imagenets_stages_do_not_write_into_their_input(networks, name):
+    for stage, layer in networks[name].named_children():
+        assert not getattr(layer, "inplace", False), stage
+
+
+def test_stages_keep_their_names_in_slices_and_after_deletions():
+    model = fastconv.create_model("digits_convnet").eval()
+    names = list(model._modules)
+    part = model[1:4]
+    assert type(part) is nn.Sequential and list(part._modules) == names[1:4]
+    assert part[0] is model.relu1 and model[0] is model.conv1
+    x = torch.randn(2, 1, 8, 8)
+    assert torch.equal(model[4:](model[:4](x)), model(x))
+    del model[2]
+    assert list(model._modules) == names[:2] + names[3:]
+    del model[-2:]
+    assert list(model._modules) == names[:2] + names[3:-2]
+
+
 @pytest.mark.parametrize(("name", "smallest"), [("alexnet", 64), ("zfnet", 64)])
 def test_other_sizes(networks, name, smallest):
     model = networks[name]
@@ -137,22 +173,45 @@ def test_wrong_images_are_named(networks, shape):
         networks["zfnet"](torch.zeros(shape))
 
 
-def test_num_classes_and_in_chans():
-    model = fastconv.create_model("zfnet", num_classes=7, in_chans=1)
-    assert model.conv1.in_channels == 1 and model.fc8.out_features == 7
-    with torch.no_grad():
-        assert model(torch.zeros(1, 1, 64, 64)).shape == (1, 7)
+@pytest.mark.parametrize("name", ["alexnet", "zfnet"])
+def test_num_classes_and_in_chans(name):
+    with torch.device("meta"):
+        model = fastconv.create_model(name, num_classes=7, in_chans=1)
+        assert model.input_size == (1, 224, 224) and model.num_classes == 7
+        assert model(torch.empty(1, 1, 224, 224)).shape == (1, 7)
 
 
-def test_channels_last_gives_the_same(networks):
-    model = networks["zfnet"]
-    images = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        expected = model(images)
-        got = model.to(memory_format=torch.channels_last)(
-            images.contiguous(memory_format=torch.channels_last)
-        )
-    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-6)
+def test_alexnets_own_arguments():
+    model = fastconv.create_model("alexnet", num_classes=2, bias=0.1, dropout=0.25)
+    for name in ("conv2", "conv4", "conv5", "fc6", "fc7"):
+        assert (getattr(model, name).bias == 0.1).all(), name
+    assert model.drop6.p == model.drop7.p == 0.25
+
+
+@pytest.mark.parametrize("name", ["alexnet", "zfnet"])
+def test_initial_weights_say_which_inputs_they_are_made_for(name):
+    with torch.device("meta"):
+        assert fastconv.create_model(name).input_units == "pixels"
+        assert fastconv.create_model(name, init="he").input_units == "std"
+
+
+@pytest.mark.parametrize("name", ["alexnet", "zfnet"])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_channels_last_and_autocast_flow_through(networks, name, autocast):
+    model = networks[name]
+    maps = copy.deepcopy(model[: list(model._modules).index("flatten")])
+    maps.to(memory_format=torch.channels_last)
+    x = torch.randn(2, 3, 80, 96, generator=torch.Generator().manual_seed(0))
+    x = x.contiguous(memory_format=torch.channels_last)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        expected = model[: len(maps)](x.contiguous())
+        for stage, layer in maps.named_children():
+            x = layer(x)
+            assert x.is_contiguous(memory_format=torch.channels_last), stage
+            if stage != "pad1":  # all that comes after the first convolution
+                assert x.dtype == (torch.bfloat16 if autocast else torch.float32), stage
+    tolerance = 0.02 if autocast else 1e-5  # of the largest value: a few bfloat16 roundings
+    assert (x - expected).abs().max() <= tolerance * expected.abs().max()
 
 
 def test_registry_lists_and_names():

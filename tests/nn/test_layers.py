@@ -18,6 +18,8 @@ LAYERS = [
     ("Conv2d", (6, 4, 3), {"padding": 1, "padding_mode": "circular"}),
     ("MaxPool2d", (3,), {"stride": 2}),
     ("MaxPool2d", ((2, 3),), {"padding": 1, "dilation": 2, "ceil_mode": True}),
+    ("AvgPool2d", (3,), {"stride": 2, "padding": 1, "count_include_pad": False}),
+    ("AvgPool2d", ((2, 3),), {"ceil_mode": True, "divisor_override": 5}),
     ("LocalResponseNorm", (5,), {"alpha": 0.1, "k": 2.0}),
 ]
 IDS = [f"{name}-{i}" for i, (name, *_) in enumerate(LAYERS)]
@@ -73,6 +75,20 @@ def test_fused_relu():
     assert "activation=relu" in repr(layer)
 
 
+def test_a_subclass_with_another_weight_keeps_the_options():
+    class Standardised(fastconv.nn.Conv2d):
+        def forward(self, input):
+            weight = self.weight / self.weight.std()
+            return self._conv_forward(input, weight, self.bias)
+
+    layer = Standardised(3, 4, 3, padding=1, padding_mode="reflect", activation="relu")
+    x = sample(2, 3, 8, 8)
+    padded = torch.nn.functional.pad(x, (1, 1, 1, 1), mode="reflect")
+    weight = layer.weight / layer.weight.std()
+    expected = torch.nn.functional.conv2d(padded, weight, layer.bias).relu()
+    torch.testing.assert_close(layer(x), expected)
+
+
 def test_unpool_with_switches_is_the_adjoint():
     pool = sample(1, 2, 9, 9).double()
     pooled, switches = fastconv.max_pool2d_with_switches(pool, 3, 2)
@@ -97,3 +113,31 @@ def test_norm_options():
     assert "alpha_mode=sum" in repr(summed)
     within = fastconv.nn.LocalResponseNorm(3, region="within")
     assert "region=within" in repr(within) and within(x).shape == x.shape
+
+
+def test_sum_pool():
+    x = sample(2, 3, 8, 9)
+    layer = fastconv.nn.SumPool2d(3, 2, 1, ceil_mode=True)
+    assert torch.equal(layer(x), fastconv.sum_pool2d(x, 3, 2, 1, True))
+    assert repr(layer) == "SumPool2d(kernel_size=3, stride=2, padding=1, ceil_mode=True)"
+
+
+def test_stochastic_pool_draws_in_training_alone():
+    x = sample(2, 3, 8, 9).exp()
+    layer = fastconv.nn.StochasticPool2d(3, stride=2)
+    torch.manual_seed(0)
+    drawn, again = layer(x), layer(x)
+    torch.manual_seed(0)
+    assert torch.equal(drawn, fastconv.stochastic_pool2d(x, 3, 2)) and not torch.equal(drawn, again)
+    mean = layer.eval()(x)
+    assert torch.equal(mean, fastconv.stochastic_pool2d(x, 3, 2, training=False))
+    assert repr(layer) == "StochasticPool2d(kernel_size=3, stride=2, padding=0, ceil_mode=False)"
+    assert fastconv.nn.StochasticPool2d((2, 3)).stride == (2, 3)
+
+
+def test_maxout():
+    x = sample(2, 9, 4, 4)
+    layer = fastconv.nn.Maxout(3)
+    assert torch.equal(layer(x), fastconv.maxout(x, 3))
+    assert torch.equal(fastconv.nn.Maxout(3, stride=2)(x), fastconv.maxout(x, 3, 2))
+    assert repr(layer) == "Maxout(pool_size=3, stride=3)"
