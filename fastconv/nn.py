@@ -74,6 +74,14 @@ class Conv2d(nn.Conv2d):
         return text
 
 
+_ACTIVATIONS = {
+    "none": lambda x: x,
+    "relu": F.relu,
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+}
+
+
 class DropConnectLinear(nn.Linear):
     """:func:`fastconv.drop_connect` as a layer: ``torch.nn.Linear`` whose weights are dropped.
 
@@ -92,14 +100,6 @@ class DropConnectLinear(nn.Linear):
     ``generator``, or from torch's default one.
     """
 
-    ACTIVATIONS = {  # noqa: RUF012
-        "none": lambda x: x,
-        "relu": F.relu,
-        "tanh": torch.tanh,
-        "sigmoid": torch.sigmoid,
-    }
-    INFERENCES = ("mean", "gaussian")
-
     def __init__(
         self,
         in_features: int,
@@ -116,15 +116,21 @@ class DropConnectLinear(nn.Linear):
         dtype=None,
     ):
         name = type(self).__name__
-        if not callable(activation) and activation not in self.ACTIVATIONS:
+        if not callable(activation) and activation not in _ACTIVATIONS:
             raise ValueError(
-                f"{name}: activation must be callable or one of {', '.join(self.ACTIVATIONS)} "
+                f"{name}: activation must be callable or one of {', '.join(_ACTIVATIONS)} "
                 f"(got activation={activation!r})"
             )
-        if inference not in self.INFERENCES:
+        if inference not in ("mean", "gaussian"):
             raise ValueError(
                 f"{name}: inference must be 'mean' or 'gaussian' (got inference={inference!r})"
             )
+        if mask not in ("sample", "batch"):
+            raise ValueError(f"{name}: mask must be 'sample' or 'batch' (got mask={mask!r})")
+        if not 0 <= p <= 1:
+            raise ValueError(f"{name}: p must be a probability within [0, 1] (got p={p})")
+        if samples < 1:
+            raise ValueError(f"{name}: samples must be at least 1 (got samples={samples})")
         super().__init__(in_features, out_features, bias, device, dtype)
         self.p = p
         self.mask = mask
@@ -136,7 +142,7 @@ class DropConnectLinear(nn.Linear):
     def forward(self, input: Tensor, generator: torch.Generator | None = None) -> Tensor:
         activation = self.activation
         if isinstance(activation, str):
-            activation = self.ACTIVATIONS[activation]
+            activation = _ACTIVATIONS[activation]
         if not self.training and self.inference == "gaussian":
             return ops.drop_connect_gaussian(
                 input,

@@ -9,7 +9,7 @@ namespace fastconv {
 // Tiles of the (examples, outputs, inputs) box. A unit of work is a tile of the result's two axes,
 // the last axis fastest, and goes through all tiles of the third. Each call does the units
 // [begin, end). A tile's weights stay in the first-level cache while all its examples pass.
-constexpr int kDropTileExamples = 32, kDropTileOutputs = 16, kDropTileInputs = 512;
+constexpr int kDropTileExamples = 32, kDropTileOutputs = 16, kDropTileInputs = 256;
 
 FASTCONV_FOR_EACH_ISA(
     // bias: null, one value an output (bias_stride 0), or one a result (bias_stride p.outputs).

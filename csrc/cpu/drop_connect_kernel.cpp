@@ -2,10 +2,10 @@
 // input grad    grad_input[n,i]  = sum over o of kept[n,o,i] * weight[o,i] * grad_output[n,o]
 // weight grad   grad_weight[o,i] = sum over n of kept[n,o,i] * input[n,i] * grad_output[n,o]
 //
-// kept is drawn from Philox, 16 x 512 weights of one example at a time, as a kilobyte of bits, and
-// each of the three draws it again (core/drop_connect.h). All three vectorise along i: a vector of
-// weights or inputs is loaded through the bits of its lanes (what is dropped reads as 0) and meets
-// a vector of inputs or one splat gradient in one multiply-add.
+// kept is drawn from Philox, 16 x 256 weights of one example at a time, as half a kilobyte of bits,
+// and each of the three draws it again (core/drop_connect.h). All three vectorise along i: a vector
+// of weights or inputs is loaded through the bits of its lanes (what is dropped reads as 0) and
+// meets a vector of inputs or one splat gradient in one multiply-add.
 //
 // Every sum runs in the order of its axis inside one unit of work, so that the result does not
 // depend on the number of threads.
@@ -37,7 +37,7 @@ static void multiply_rows(const acc_t* weight, const acc_t* input, const KeepBit
     vec_t<acc_t> sum[kRows];
     for (int r = 0; r < kRows; ++r) sum[r] = load(sums + (o + r) * kLanes);
     for (int w = 0; w < words; ++w) {
-      uint64_t bits[kRows];
+      const uint64_t* bits[kRows];
       for (int r = 0; r < kRows; ++r) bits[r] = keep.word(o + r, w);
       const acc_t* row = weight + o * kDropTileInputs + w * kWordBits;
 #pragma GCC unroll 32
@@ -103,7 +103,7 @@ static void multiply_columns(const acc_t* weight, const acc_t* grad, const KeepB
       vec_t<acc_t> sum[kVectors];
       for (int v = 0; v < kVectors; ++v) sum[v] = load(sums + at + v * kLanes);
       for (int o = 0; o < outputs; ++o) {
-        const uint64_t bits = keep.word(o, w);
+        const uint64_t* bits = keep.word(o, w);
         const acc_t* row = weight + o * kDropTileInputs;
         const vec_t<acc_t> g = splat(grad[o]);
 #pragma GCC unroll 8
@@ -156,7 +156,7 @@ static void add_outer_product(const acc_t* input, const acc_t* grad, const KeepB
   for (int o = 0; o < outputs; ++o, sums += kDropTileInputs) {
     const vec_t<acc_t> g = splat(grad[o]);
     for (int w = 0; w < words; ++w) {
-      const uint64_t bits = keep.word(o, w);
+      const uint64_t* bits = keep.word(o, w);
 #pragma GCC unroll 32
       for (int at = 0; at < kWordBits; at += kLanes) {
         acc_t* sum = sums + w * kWordBits + at;
@@ -210,7 +210,7 @@ void drop_connect_mask(uint8_t* mask, int64_t first_input, const DropConnect& p,
         uint8_t* row = mask + (n * p.outputs + os.first + o) * p.inputs - first_input;
         for (int64_t i = from; i < is.first + is.count; ++i) {
           const int column = int(i - is.first);
-          row[i] = keep.word(o, column / kWordBits) >> column % kWordBits & 1;
+          row[i] = *keep.word(o, column / kWordBits) >> column % kWordBits & 1;
         }
       }
     }

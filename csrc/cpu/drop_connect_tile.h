@@ -52,8 +52,8 @@ class KeepBits {
     }
   }
 
-  // Bit b: whether column 64 * word + b of this output is kept.
-  uint64_t word(int output, int word) const { return bits[word % 2][output * groups + word / 2]; }
+  // Bit b of the word: whether column 64 * w + b of this output is kept.
+  const uint64_t* word(int output, int w) const { return bits[w % 2] + output * groups + w / 2; }
 
  private:
   static constexpr int kLanes = kVectorBytes / 8;
@@ -68,22 +68,27 @@ class KeepBits {
   uint64_t bits[2][kMostCalls] = {};
 };
 
-// The lanes of p[] whose bits in word, from bit `at` on, are 1; the others are 0, whatever stands
-// there. With constant `at` all but the comparison folds away.
+// The lanes of p[] whose bits in the word, from bit `at` on, are 1; the others are 0, whatever
+// stands there. With constant `at` a load and a comparison are left, or on AVX-512 a load of the
+// mask.
 #if defined(__AVX512F__)
-static inline vec_t<float> load_where(const float* p, uint64_t word, int at) {
-  return (vec_t<float>)_mm512_maskz_loadu_ps(__mmask16(word >> at), p);
+static inline vec_t<float> load_where(const float* p, const uint64_t* word, int at) {
+  __mmask16 mask;
+  memcpy(&mask, reinterpret_cast<const char*>(word) + at / 8, sizeof mask);
+  return (vec_t<float>)_mm512_maskz_loadu_ps(mask, p);
 }
-static inline vec_t<double> load_where(const double* p, uint64_t word, int at) {
-  return (vec_t<double>)_mm512_maskz_loadu_pd(__mmask8(word >> at), p);
+static inline vec_t<double> load_where(const double* p, const uint64_t* word, int at) {
+  __mmask8 mask;
+  memcpy(&mask, reinterpret_cast<const char*>(word) + at / 8, sizeof mask);
+  return (vec_t<double>)_mm512_maskz_loadu_pd(mask, p);
 }
 #else
 template <typename acc_t>
-static inline vec_t<acc_t> load_where(const acc_t* p, uint64_t word, int at) {
+static inline vec_t<acc_t> load_where(const acc_t* p, const uint64_t* word, int at) {
   using int_t = typename MaskInt<acc_t>::type;
   int_vec_t<acc_t> lane_bit{};
   for (int i = 0; i < Vec<acc_t>::kLanes; ++i) lane_bit[i] = int_t(uint32_t(1) << (at % 32 + i));
-  const int_vec_t<acc_t> bits = int_vec_t<acc_t>{} + int_t(uint32_t(word >> (at & 32)));
+  const int_vec_t<acc_t> bits = int_vec_t<acc_t>{} + int_t(uint32_t(*word >> (at & 32)));
   return (bits & lane_bit) != 0 ? load(p) : vec_t<acc_t>{};
 }
 #endif
