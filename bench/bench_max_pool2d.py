@@ -8,7 +8,6 @@ from shapes import BATCH, POOLS
 
 import fastconv
 
-
 IMPLEMENTATIONS = {"fastconv": fastconv.max_pool2d, "torch": F.max_pool2d}
 
 
