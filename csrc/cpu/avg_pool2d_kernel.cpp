@@ -28,20 +28,27 @@ static void fill_divisors(const AvgPool2d& avg, acc_t* divisors, bool inverse) {
 template <typename scalar_t, typename acc_t>
 static void pool_row_channels_last(const scalar_t* image, scalar_t* output, const Pool2d& p,
                                    int64_t ph, const acc_t* divisors) {
+  constexpr int kLanes = Vec<acc_t>::kLanes;
   const int64_t r0 = p.h.first_tap(ph), r1 = p.h.end_tap(ph), row = p.w.input * p.channels;
   for (int64_t pw = 0; pw < p.w.output; ++pw) {
     const int64_t s0 = p.w.first_tap(pw), s1 = p.w.end_tap(pw);
     const scalar_t* window = image + p.h.start(ph) * row + p.w.start(pw) * p.channels;
     const vec_t<acc_t> divisor = splat(divisors[ph * p.w.output + pw]);
-    for_parts_apart<acc_t>(p.channels, [&](int64_t c, auto part) {
-      vec_t<acc_t> sum{};
+    for_blocks_apart<acc_t>(p.channels, [&](int64_t c, auto block) {
+      vec_t<acc_t> sum[block.kVectors] = {};
       for (int64_t s = s0; s < s1; ++s) {
-        vec_t<acc_t> column{};
+        vec_t<acc_t> column[block.kVectors] = {};
         const scalar_t* at = window + r0 * row + s * p.channels + c;
-        for (int64_t r = r0; r < r1; ++r, at += row) column += load_part(at, part);
-        sum += column;
+        for (int64_t r = r0; r < r1; ++r, at += row) {
+          for (int k = 0; k < block.kVectors; ++k) {
+            column[k] += load_part(at + k * kLanes, block.part);
+          }
+        }
+        for (int k = 0; k < block.kVectors; ++k) sum[k] += column[k];
       }
-      store_part(sum / divisor, output + pw * p.channels + c, part);
+      for (int k = 0; k < block.kVectors; ++k) {
+        store_part(sum[k] / divisor, output + pw * p.channels + c + k * kLanes, block.part);
+      }
     });
   }
 }
@@ -94,21 +101,41 @@ void avg_pool2d_forward(const scalar_t* input, scalar_t* output, const AvgPool2d
 template <typename scalar_t, typename acc_t>
 static void spread_row_channels_last(const scalar_t* grad_output, scalar_t* grad_input,
                                      const Pool2d& p, int64_t h, const acc_t* shares) {
+  constexpr int kLanes = Vec<acc_t>::kLanes;
   const int64_t ph0 = p.h.first_output(h), ph1 = p.h.end_output(h);
   for (int64_t w = 0; w < p.w.input; ++w) {
     const int64_t pw0 = p.w.first_output(w), pw1 = p.w.end_output(w);
-    for_parts_apart<acc_t>(p.channels, [&](int64_t c, auto part) {
-      vec_t<acc_t> sum{};
+    for_blocks_apart<acc_t>(p.channels, [&](int64_t c, auto block) {
+      vec_t<acc_t> sum[block.kVectors] = {};
       for (int64_t pw = pw0; pw < pw1; ++pw) {
-        vec_t<acc_t> column{};
+        vec_t<acc_t> column[block.kVectors] = {};
         for (int64_t ph = ph0; ph < ph1; ++ph) {
           const scalar_t* at = grad_output + (ph * p.w.output + pw) * p.channels + c;
-          column += load_part(at, part) * splat(shares[ph * p.w.output + pw]);
+          const vec_t<acc_t> share = splat(shares[ph * p.w.output + pw]);
+          for (int k = 0; k < block.kVectors; ++k) {
+            column[k] += load_part(at + k * kLanes, block.part) * share;
+          }
         }
-        sum += column;
+        for (int k = 0; k < block.kVectors; ++k) sum[k] += column[k];
       }
-      store_part(sum, grad_input + w * p.channels + c, part);
+      for (int k = 0; k < block.kVectors; ++k) {
+        store_part(sum[k], grad_input + w * p.channels + c + k * kLanes, block.part);
+      }
     });
+  }
+}
+
+// A plane under a single window: its elements all get the same.
+template <typename scalar_t, typename acc_t>
+static void spread_one(scalar_t grad_output, scalar_t* grad_input, const Pool2d& p, acc_t share) {
+  scalar_t inside, outside;
+  from_acc(to_acc(grad_output) * share, inside);
+  from_acc(acc_t(0), outside);
+  const int64_t h1 = p.h.start(0) + p.h.kernel, w1 = p.w.start(0) + p.w.kernel;
+  for (int64_t h = 0; h < p.h.input; ++h) {
+    for (int64_t w = 0; w < p.w.input; ++w) {
+      grad_input[h * p.w.input + w] = h < h1 && w < w1 ? inside : outside;
+    }
   }
 }
 
@@ -148,6 +175,12 @@ void avg_pool2d_backward(const scalar_t* grad_output, scalar_t* grad_input, cons
       const int64_t n = unit / p.h.input, h = unit % p.h.input;
       spread_row_channels_last(grad_output + n * out_plane * p.channels,
                                grad_input + unit * p.w.input * p.channels, p, h, shares.data());
+    }
+    return;
+  }
+  if (out_plane == 1) {
+    for (int64_t unit = begin; unit < end; ++unit) {
+      spread_one(grad_output[unit], grad_input + unit * in_plane, p, shares.data()[0]);
     }
     return;
   }

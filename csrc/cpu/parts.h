@@ -63,6 +63,27 @@ static inline void for_parts_apart(int64_t n, const F& body) {
   if (i < n) body(n - kLanes, Whole{});
 }
 
+// The same, four vectors at a time where there are as many: body(i, block), where vector k of the
+// block, k < block.kVectors, is load_part(p + i + k * kLanes, block.part).
+struct FourVectors {
+  static constexpr int kVectors = 4;
+  Whole part;
+};
+template <class Part>
+struct OneVector {
+  static constexpr int kVectors = 1;
+  Part part;
+};
+template <typename acc_t, class F>
+static inline void for_blocks_apart(int64_t n, const F& body) {
+  constexpr int kLanes = Vec<acc_t>::kLanes;
+  int64_t i = 0;
+  for (; i + 4 * kLanes <= n; i += 4 * kLanes) body(i, FourVectors{});
+  if (n < kLanes) return body(0, OneVector<Some>{{int(n)}});
+  for (; i + kLanes <= n; i += kLanes) body(i, OneVector<Whole>{});
+  if (i < n) body(n - kLanes, OneVector<Whole>{});
+}
+
 template <typename acc_t>
 static inline acc_t sum_of_lanes(vec_t<acc_t> v) {
   acc_t sum = 0;

@@ -189,9 +189,10 @@ template <typename scalar_t>
 void stochastic_pool2d_forward(const scalar_t* input, scalar_t* output, uint8_t* switches,
                                uint64_t seed, const Pool2d& p, int64_t begin, int64_t end) {
   constexpr int kLanes = Vec<accumulate_t<scalar_t>>::kLanes;
-  for_strips(input, p, begin, end, [=](const auto& strip, int64_t at, int64_t index, int64_t step) {
+  const PhiloxKeys keys = philox_keys(seed);
+  for_strips(input, p, begin, end, [&](const auto& strip, int64_t at, int64_t index, int64_t step) {
     uint32_t words[kLanes];
-    philox_first_words<kLanes>(seed, uint64_t(index), uint64_t(step), words);
+    philox_first_words<kLanes>(keys, uint64_t(index), uint64_t(step), words);
     draw(strip, words, output + at, switches + at);
   });
 }

@@ -67,14 +67,13 @@ static inline PhiloxLanes philox4x32(const PhiloxKeys& keys, const PhiloxLanes& 
   return {{c0, c1, c2, c3}};
 }
 
-// words[i] = philox4x32(seed, first + i * step).word[0] for i < kCount, a multiple of the lanes.
+// words[i] = word 0 of counter first + i * step, for i < kCount, a multiple of the lanes.
 template <int kCount>
-static inline void philox_first_words(uint64_t seed, uint64_t first, uint64_t step,
+static inline void philox_first_words(const PhiloxKeys& keys, uint64_t first, uint64_t step,
                                       uint32_t* words) {
   constexpr int kLanes = kVectorBytes / 8;
   typedef uint32_t narrow_vec __attribute__((vector_size(kVectorBytes / 2)));
   static_assert(kCount % kLanes == 0, "whole vectors only");
-  const PhiloxKeys keys = philox_keys(seed);
   u64_vec lane{};
   for (int i = 0; i < kLanes; ++i) lane[i] = uint64_t(i);
   for (int at = 0; at < kCount; at += kLanes) {
