@@ -21,12 +21,13 @@ struct Gemm {
   static constexpr int kRows = kRegisters == 32 ? 12 : 6;
   static constexpr int kCols = kVectors * Vec<acc_t>::kLanes;
   static constexpr int kDepth = 1024 / sizeof(acc_t);  // a panel of rows stays in the first cache
-  static_assert(kVectors * (kRows + 1) + 1 <= kRegisters);
-  // Terms in one chain of roundings. A long chain drifts; longer ones missed twice torch's error.
+  // Products are added up in chains of this length, and the chains' sums to the total: rounding
+  // errors grow with the length of the chains and with their number, so neither may be large.
   static constexpr int kChain = 32;
+  static_assert(kVectors * (kRows + 1) + 1 <= kRegisters);
 };
 
-// c[i, j] += sum over k of a[k, i] * b[k, j], for one chain
+// c[i, j] += sum over k of a[k, i] * b[k, j], for at most kChain elements of the sum.
 template <typename acc_t>
 static inline void multiply_chain(const acc_t* a, const acc_t* b, int64_t depth, acc_t* c) {
   using G = Gemm<acc_t>;
@@ -54,7 +55,7 @@ static inline void multiply_chain(const acc_t* a, const acc_t* b, int64_t depth,
   }
 }
 
-// c[i, j] += sum over k of a[k, i] * b[k, j]
+// The same for any depth.
 template <typename acc_t>
 static inline void multiply_panels(const acc_t* a, const acc_t* b, int64_t depth, acc_t* c) {
   using G = Gemm<acc_t>;

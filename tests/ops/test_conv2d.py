@@ -98,8 +98,10 @@ def assert_right(layer, dtype, memory_format, relu):
         for a, b in zip(got, exact, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-11)
     elif not relu:  # with a ReLU, an output near 0 may round to either side: see below
-        for a, b, c in zip(got, results(torchs, *tensors, *window, relu=False), exact, strict=True):
+        peer = results(torchs, *tensors, *window, relu=False)
+        for a, b, c in list(zip(got, peer, exact, strict=True))[:3]:
             assert_within_policy(a, b, c)
+        assert torch.equal(got[3], tensors[3].sum((0, 2, 3)))
     else:
         # The mask is ours, rounding and all; given the mask the rest is linear.
         plain = results(ours, *tensors, *window, relu=False)[0]
@@ -126,18 +128,17 @@ def test_random_layers(seed):
 
 @pytest.mark.parametrize("seed", range(8))
 def test_reference_is_torchs_convolution(seed):
-    (*tensors, _grad), window = tensors_of(random_layer(seed), torch.float64)
+    (*tensors, _), window = tensors_of(random_layer(seed), torch.float64)
     expected = torchs(*tensors, *window, False)
     torch.testing.assert_close(conv2d_ref(*tensors, *window, False), expected)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("relu", [False, True], ids=["linear", "relu"])
-@pytest.mark.parametrize("layer", ["dilated stride", "depthwise"])
-def test_first_and_second_derivatives(layer, relu, algorithm):
-    _batch, _, size, _, *rest, groups = LAYERS[layer]
-    small = 1, groups, [s // 2 + 3 for s in size], groups, *rest, groups
-    (*leaves, _), window = tensors_of(small, torch.float64)
+@pytest.mark.parametrize("groups", [1, 2])
+def test_first_and_second_derivatives(groups, relu, algorithm):
+    layer = 1, 2, (9, 6), 2, (2, 3), (3, 2), (2, 0, 1, 3), (2, 1), groups
+    (*leaves, _), window = tensors_of(layer, torch.float64)
     leaves = [t.requires_grad_() for t in leaves]
 
     def function(*leaves):
@@ -326,8 +327,8 @@ def test_wrong_inputs(algorithm):
             case((x[0, 0], w), "input must have shape (N, C, H, W) or (C, H, W) (got (6, 6))"),
             case((x, w[0]), "weight must have shape (out_channels, in_channels / groups, height, "),
             case((x.int(), w), "input must be float32, float64, float16 or bfloat16 (got torch.in"),
-            case((x, w.double()), "weight must have the dtype of input (got torch.float64 and "),
-            case((x, w, b.half()), "bias must have the dtype of input (got torch.float16 and "),
+            case((x, w.double()), "weight must have the dtype of input (got torch.float64 and t"),
+            case((x, w, b.half()), "bias must have the dtype of input (got torch.float16 and t"),
             case((x, w.to("meta")), "weight must be on the device of input (got meta and cpu)"),
             case((x, w, b[:5]), "bias must have shape (6,) (got (5,))"),
             case((x, w[:, :3]), "input must have weight.shape[1] * groups channels " + shapes),
