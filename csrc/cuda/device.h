@@ -1,0 +1,47 @@
+// What the host side of every CUDA op needs: the input's device, torch's current stream, and a
+// check of each launch.
+#pragma once
+
+#include <cuda_runtime.h>
+#include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/c/shim.h>
+
+#include "core/window.h"
+#include "glue/tensor.h"
+
+namespace fastconv {
+
+// Makes the tensor's device current while it lives.
+class CudaCall {
+ public:
+  CudaCall(const char* op, const Tensor& t) : op_(op), guard_(t.get_device_index()) {
+    void* stream = nullptr;
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(t.get_device_index(), &stream));
+    stream_ = static_cast<cudaStream_t>(stream);
+  }
+
+  cudaStream_t stream() const { return stream_; }
+
+  void check(cudaError_t error) const {
+    FASTCONV_CHECK(op_, error == cudaSuccess,
+                   "the kernel's launch failed: ", cudaGetErrorString(error));
+  }
+
+ private:
+  const char* op_;
+  torch::stable::accelerator::DeviceGuard guard_;
+  cudaStream_t stream_;
+};
+
+// Kernels split the batch so that each part has less than 2^31 elements; one image must fit.
+inline void check_image_size(const char* op, const char* name, int64_t elements) {
+  constexpr int64_t kMost = INT32_MAX - 1024;
+  FASTCONV_CHECK(op, elements <= kMost, "one image of ", name, " must have at most ", kMost,
+                 " elements on a GPU (got ", elements, ")");
+}
+inline void check_pool2d_image(const char* op, const Pool2d& p) {
+  check_image_size(op, "input", p.channels * p.h.input * p.w.input);
+  check_image_size(op, "output", p.channels * p.h.output * p.w.output);
+}
+
+}  // namespace fastconv

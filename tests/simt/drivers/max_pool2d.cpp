@@ -1,0 +1,16 @@
+#include "cuda/max_pool2d.cuh"
+
+#include "simt/driver.h"
+#include "simt/pool2d.h"
+
+using namespace fastconv;
+
+int main() {
+  return simt::serve([](const simt::Request& r) {
+    return simt::with_dtype(r.dtype, [&](auto scalar) {
+      using scalar_t = decltype(scalar);
+      return max_pool2d_forward(r.pointer<const scalar_t>(0), r.pointer<scalar_t>(1),
+                                r.pointer<uint8_t>(2), simt::pool2d_of(r), nullptr);
+    });
+  });
+}
