@@ -37,7 +37,7 @@ void cp_async_wait() {
 inline void load_matrices(uint32_t (&r)[4], const void* row, bool transposed, const char* file,
                           int line) {
   check_aligned(row, 16, "row address of ldmatrix");
-  const auto* rows = simt::exchange(simt::Operand<const void*>{row}, "ldmatrix", file, line);
+  const auto* rows = simt::exchange(simt::Operand<const void*>{row, {}}, "ldmatrix", file, line);
   const int g = simt::lane() / 4, t = simt::lane() % 4;
   for (int i = 0; i < 4; ++i) {
     uint16_t pair[2];
@@ -64,7 +64,7 @@ struct Fragments {
 template <int kPerRegister, class F>
 void multiply(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], const F& element,
               const char* file, int line) {
-  simt::Operand<Fragments> mine{{{a[0], a[1], a[2], a[3]}, {b[0], b[1]}}};
+  simt::Operand<Fragments> mine{{{a[0], a[1], a[2], a[3]}, {b[0], b[1]}}, {}};
   const auto* warp = simt::exchange(mine, "mma", file, line);
   const int g = simt::lane() / 4, t = simt::lane() % 4;
   for (int i = 0; i < 4; ++i) {

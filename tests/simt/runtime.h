@@ -276,14 +276,15 @@ const T* exchange(const T& mine, const char* name, const char* file, int line) {
 }
 
 template <typename T>
-struct alignas(kOperandBytes) Operand {
+struct alignas(16) Operand {
   T value;
+  char rest[kOperandBytes - sizeof(T)];
 };
 
 template <typename T>
 T shuffle(unsigned mask, T value, int from, const char* file, int line) {
   if (mask != kWholeWarp) fault("a shuffle must name the whole warp");
-  const auto* all = exchange(Operand<T>{value}, "a shuffle", file, line);
+  const auto* all = exchange(Operand<T>{value, {}}, "a shuffle", file, line);
   return all[unsigned(from) % kWarp].value;
 }
 
@@ -293,7 +294,7 @@ inline int lane() {
 
 inline unsigned ballot(unsigned mask, bool vote, const char* file, int line) {
   if (mask != kWholeWarp) fault("a vote must name the whole warp");
-  const auto* all = exchange(Operand<bool>{vote}, "a vote", file, line);
+  const auto* all = exchange(Operand<bool>{vote, {}}, "a vote", file, line);
   unsigned result = 0;
   for (unsigned i = 0; i < kWarp; ++i) result |= unsigned(all[i].value) << i;
   return result;
