@@ -33,7 +33,9 @@ cudaError_t launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t shar
                              cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared));
     if (error != cudaSuccess) return error;
   }
-  kernel<<<grid, block, shared, stream> > >(Params(args)...);
+  // clang-format off: it takes >>> for three brackets
+  kernel<<<grid, block, shared, stream>>>(Params(args)...);
+  // clang-format on
   return cudaGetLastError();
 }
 
