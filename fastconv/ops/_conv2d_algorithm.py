@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 _ALGORITHMS = ("auto", "fastconv", "library")
-_DEVICES_WITH_KERNELS = ("cpu",)
+_DEVICES_WITH_KERNELS = ("cpu", "cuda")
 
 
 def choose_algorithm(algorithm: str, input: Tensor, weight: Tensor, groups: int) -> str:
@@ -24,3 +25,10 @@ def choose_algorithm(algorithm: str, input: Tensor, weight: Tensor, groups: int)
     if algorithm != "auto":
         return algorithm
     return "library"
+
+
+def tf32_allowed(input: Tensor) -> bool:
+    """Whether torch's switches let a convolution round float32 to tf32: a GPU's matter alone."""
+    if input.device.type != "cuda" or input.dtype != torch.float32:
+        return False
+    return torch.backends.cudnn.conv.fp32_precision == "tf32"
