@@ -17,7 +17,7 @@
 namespace fastconv {
 
 template <typename scalar_t, int kCount>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 4)
     max_pool2d_forward_kernel(const scalar_t* input, scalar_t* output, uint8_t* switches,
                               Pool2d32 p, int items) {
   using acc_t = accumulate_t<scalar_t>;
