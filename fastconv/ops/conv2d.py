@@ -43,7 +43,8 @@ def conv2d(
         groups: divides input and output channels; each group of outputs sees one of inputs.
         activation: ``"none"``, or ``"relu"`` for ``max(output, 0)``.
         algorithm: ``"fastconv"``: this package's kernels. ``"library"``: torch's (oneDNN, cuDNN).
-            ``"auto"``: the one that was measured to be the faster for such a problem.
+            ``"auto"``: the faster one. On a GPU the first call with such a problem measures both,
+            and later ones remember; on a CPU the choice rests on measurements of the package.
 
     Returns:
         (N, O, Ho, Wo) in the input's dtype; fastconv's kernels also keep its memory format. Under
@@ -67,10 +68,13 @@ def conv2d(
     _check_sizes(x.shape, weight.shape, bias, stride, padding, dilation, groups)
     problem = (x, weight, bias, stride, padding, dilation, groups)
     relu = activation == "relu"
-    if choose_algorithm(algorithm, x, weight, groups) == "fastconv":
-        output = torch.ops.fastconv.conv2d(*problem, tf32_allowed(x), relu)
-    else:
-        output = _library(*problem, relu)
+
+    def run(name, tensors):
+        if name == "fastconv":
+            return torch.ops.fastconv.conv2d(*tensors, *problem[3:], tf32_allowed(x), relu)
+        return _library(*tensors, *problem[3:], relu)
+
+    output = run(choose_algorithm(algorithm, problem, run), problem[:3])
     return output.squeeze(0) if unbatched else output
 
 

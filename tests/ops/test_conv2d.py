@@ -1,6 +1,7 @@
 """conv2d and its gradients against the definition in float64 and against torch's own."""
 
 import random
+import time
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from op_testing import (
 )
 
 import fastconv
+from fastconv.ops._conv2d_algorithm import fastest
 from fastconv.ops.conv2d import conv2d_ref
 
 ops = torch.ops.fastconv
@@ -396,3 +398,10 @@ def test_every_instruction_set(capability):
     assert_passes_with_capability(
         capability, __file__, "test_random_layers or test_any_memory or (gradients and linear)"
     )
+
+
+def test_the_faster_algorithm_wins():
+    slow = {"fastconv": 0.0, "library": 0.02}
+    assert fastest(lambda name: time.sleep(slow[name]), torch.zeros(1)) == "fastconv"
+    slow = {"fastconv": 0.02, "library": 0.0}
+    assert fastest(lambda name: time.sleep(slow[name]), torch.zeros(1)) == "library"
