@@ -10,26 +10,6 @@
 
 namespace fastconv {
 
-// Kernels count pixels and taps in 32 bits, and step within an image in 32 bits.
-static void check_extents(const char* op, const Conv2d& p) {
-  constexpr int64_t kMost = INT32_MAX - 1024;
-  check_image_size(op, "input", p.groups * p.in_channels * p.h.input * p.w.input);
-  check_image_size(op, "output", p.groups * p.out_channels * p.h.output * p.w.output);
-  const int64_t pixels = p.batch * max_of(p.h.input * p.w.input, p.h.output * p.w.output);
-  FASTCONV_CHECK(op, pixels <= kMost, "a batch must have at most ", kMost, " pixels on a GPU (got ",
-                 pixels, ")");
-  const int64_t weights = p.groups * p.out_channels * p.in_channels * p.h.kernel * p.w.kernel;
-  FASTCONV_CHECK(op, weights <= kMost, "weight must have at most ", kMost,
-                 " elements on a GPU (got ", weights, ")");
-}
-
-// Tensor cores copy 16 bytes at a time; storage that torch allocates begins at such an address.
-static Tensor aligned_as(const Tensor& t, MemoryFormat format) {
-  const Tensor dense = contiguous_as(t, format);
-  const bool aligned = reinterpret_cast<uintptr_t>(dense.const_data_ptr()) % 16 == 0;
-  return aligned ? dense : torch::stable::clone(dense);
-}
-
 static Tensor scratch(const Tensor& like, int64_t count, ScalarType type) {
   return new_tensor(like, {count}, type, MemoryFormat::Contiguous);
 }
@@ -44,7 +24,7 @@ static Tensor conv2d(const Tensor& input, const Tensor& weight, std::optional<Te
   const Conv2d p =
       conv2d_of(op, sizes_of(input), sizes_of(weight), stride, padding, dilation, groups);
   check_conv2d_bias(op, bias, input, p);
-  check_extents(op, p);
+  check_conv2d_extents(op, p);
 
   const CudaCall call(op, input);
   const ScalarType type = input.scalar_type();
@@ -78,7 +58,7 @@ static Tensor conv2d_input_grad(const Tensor& grad_output, const Tensor& weight,
   check_conv2d_tensor(op, "weight", weight, "grad_output", grad_output);
   const Conv2d p = conv2d_of(op, input_size, sizes_of(weight), stride, padding, dilation, groups);
   check_grad_output(op, grad_output, p);
-  check_extents(op, p);
+  check_conv2d_extents(op, p);
 
   const CudaCall call(op, grad_output);
   const ScalarType type = grad_output.scalar_type();
@@ -111,7 +91,7 @@ static Tensor conv2d_weight_grad(const Tensor& grad_output, const Tensor& input,
   check_conv2d_tensor(op, "input", input, "grad_output", grad_output);
   const Conv2d p = conv2d_of(op, sizes_of(input), weight_size, stride, padding, dilation, groups);
   check_grad_output(op, grad_output, p);
-  check_extents(op, p);
+  check_conv2d_extents(op, p);
 
   const CudaCall call(op, grad_output);
   const ScalarType type = grad_output.scalar_type();

@@ -185,10 +185,14 @@ struct GradRows : Chunks<Tile, Tile::kRows, true> {
       : p(p), o(row0 + At::chunk() * Tile::kChunk), group(group) {}
   __device__ void load(unsigned char* memory, int term0, int end) const {
     for (int i = 0; i < At::kCount; ++i) {
-      const int pixel = term0 + At::index(i);  // its address is linear: the format is dense
-      const bool inside = pixel < end && o < p.outputs;
-      const int64_t at = int64_t(pixel) * p.grad_steps.w + group * p.outputs + o;
-      copy_chunk(memory + At::offset(i), inside ? p.grad + at : nullptr, p.grad);
+      const int pixel = term0 + At::index(i);
+      const scalar_t* from = nullptr;
+      if (pixel < end && o < p.outputs) {
+        const PixelIndex at = pixel_at(pixel, p.h, p.w);
+        const ImageSteps& s = p.grad_steps;
+        from = p.grad + at.n * s.n + (at.y * s.h + at.x * s.w + group * p.outputs + o);
+      }
+      copy_chunk(memory + At::offset(i), from, p.grad);
     }
   }
 };

@@ -35,9 +35,6 @@ WITHOUT_CUDA = {
     "stochastic_pool2d_mean",
     "stochastic_pool2d_mean_backward",
     "sum_pool2d",
-    "tiled_conv2d",
-    "tiled_conv2d_input_grad",
-    "tiled_conv2d_weight_grad",
 }
 
 # A CPU build of torch has no libtorch_cuda.so; this one has what the library takes from it.
