@@ -249,6 +249,7 @@ class Trainer:
             )
 
     def _validate(self) -> Metrics | None:
+        self._seed()  # some layers draw in evaluation too
         total = len(self.val_loader)
         if self.progress:
             self.progress.start("validation", total)

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from fastconv import training
+from fastconv.nn import DropConnectLinear
 from fastconv.training import engine, optimizer
 from fastconv.training.checkpoint import load_state
 from fastconv.training.evaluate import evaluate
@@ -121,6 +122,16 @@ def test_a_run_is_never_overwritten(tmp_path):
     start(tmp_path / "run")
     with pytest.raises(ValueError, match=r"already holds a run; --resume .* continues it"):
         start(tmp_path / "run")
+
+
+def test_validation_that_draws_is_the_same_again(tmp_path):
+    """DropConnect samples in evaluation; a resumed run logs what an uninterrupted one does."""
+    trainer = start(tmp_path / "run", model="digits_convnet")
+    trainer.model.drop3 = DropConnectLinear(120, 120, activation="relu", inference="gaussian")
+    first = trainer._validate()
+    assert trainer._validate() == first
+    trainer.step += 1
+    assert trainer._validate() != first
 
 
 @pytest.mark.parametrize("amp", [False, True])
