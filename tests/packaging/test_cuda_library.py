@@ -25,8 +25,6 @@ WITHOUT_CUDA = {
     "drop_connect_weight_grad",
     "local_contrast_norm",
     "local_contrast_norm_backward",
-    "local_response_norm",
-    "local_response_norm_backward",
     "max_unpool2d",
     "max_unpool2d_backward",
     "maxout",
