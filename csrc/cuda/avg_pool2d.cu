@@ -20,7 +20,7 @@ static Tensor pool(const char* op, const Tensor& input, const IntPair& kernel_si
   Tensor output =
       new_tensor(x, {p.batch, p.channels, p.h.output, p.w.output}, x.scalar_type(), format);
   FASTCONV_DISPATCH_FLOATING(
-      x.scalar_type(), call.check(avg_pool2d_forward(
+      x.scalar_type(), call.check(launch_avg_pool2d(
                            data<scalar_t>(x), mutable_data<scalar_t>(output), avg, call.stream())))
   return output;
 }
@@ -54,8 +54,8 @@ static Tensor avg_pool2d_backward(const Tensor& grad_output, IntPair input_size,
       new_tensor(g, {p.batch, p.channels, p.h.input, p.w.input}, g.scalar_type(), format);
   FASTCONV_DISPATCH_FLOATING(
       g.scalar_type(),
-      call.check(avg_pool2d_backward(data<scalar_t>(g), mutable_data<scalar_t>(grad_input), avg,
-                                     call.stream())))
+      call.check(launch_avg_pool2d_backward(data<scalar_t>(g), mutable_data<scalar_t>(grad_input),
+                                            avg, call.stream())))
   return grad_input;
 }
 

@@ -62,8 +62,8 @@ __global__ void __launch_bounds__(kThreads, 4)
 }
 
 template <typename scalar_t>
-cudaError_t avg_pool2d_forward(const scalar_t* input, scalar_t* output, const AvgPool2d& avg,
-                               cudaStream_t stream) {
+cudaError_t launch_avg_pool2d(const scalar_t* input, scalar_t* output, const AvgPool2d& avg,
+                              cudaStream_t stream) {
   constexpr int kCount = kPack<scalar_t>;
   const PoolSizes sizes = pool_sizes(avg.pool);
   return for_pool_parts(avg.pool, [&](int64_t first, int64_t count) {
@@ -78,8 +78,8 @@ cudaError_t avg_pool2d_forward(const scalar_t* input, scalar_t* output, const Av
 }
 
 template <typename scalar_t>
-cudaError_t avg_pool2d_backward(const scalar_t* grad_output, scalar_t* grad_input,
-                                const AvgPool2d& avg, cudaStream_t stream) {
+cudaError_t launch_avg_pool2d_backward(const scalar_t* grad_output, scalar_t* grad_input,
+                                       const AvgPool2d& avg, cudaStream_t stream) {
   constexpr int kCount = kPack<scalar_t>;
   const PoolSizes sizes = pool_sizes(avg.pool);
   return for_pool_parts(avg.pool, [&](int64_t first, int64_t count) {

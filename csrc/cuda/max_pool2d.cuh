@@ -55,8 +55,8 @@ __global__ void __launch_bounds__(kThreads, 4)
 }
 
 template <typename scalar_t>
-cudaError_t max_pool2d_forward(const scalar_t* input, scalar_t* output, uint8_t* switches,
-                               const Pool2d& p, cudaStream_t stream) {
+cudaError_t launch_max_pool2d(const scalar_t* input, scalar_t* output, uint8_t* switches,
+                              const Pool2d& p, cudaStream_t stream) {
   constexpr int kCount = kPack<scalar_t>;
   const PoolSizes sizes = pool_sizes(p);
   return for_pool_parts(p, [&](int64_t first, int64_t count) {

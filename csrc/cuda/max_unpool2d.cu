@@ -24,8 +24,8 @@ static Tensor max_unpool2d(const Tensor& input, const Tensor& switches, IntPair 
       new_tensor(x, {p.batch, p.channels, p.h.input, p.w.input}, x.scalar_type(), format);
   FASTCONV_DISPATCH_FLOATING(
       x.scalar_type(),
-      call.check(max_unpool2d_forward(data<scalar_t>(x), data<uint8_t>(sw),
-                                      mutable_data<scalar_t>(output), p, overwrite, call.stream())))
+      call.check(launch_max_unpool2d(data<scalar_t>(x), data<uint8_t>(sw),
+                                     mutable_data<scalar_t>(output), p, overwrite, call.stream())))
   return output;
 }
 
@@ -45,10 +45,10 @@ static Tensor max_unpool2d_backward(const Tensor& grad_output, const Tensor& swi
   const Tensor g = contiguous_as(grad_output, format), sw = contiguous_as(switches, format);
   Tensor grad_input =
       new_tensor(g, {p.batch, p.channels, p.h.output, p.w.output}, g.scalar_type(), format);
-  FASTCONV_DISPATCH_FLOATING(g.scalar_type(),
-                             call.check(max_unpool2d_backward(data<scalar_t>(g), data<uint8_t>(sw),
-                                                              mutable_data<scalar_t>(grad_input), p,
-                                                              overwrite, call.stream())))
+  FASTCONV_DISPATCH_FLOATING(
+      g.scalar_type(), call.check(launch_max_unpool2d_backward(data<scalar_t>(g), data<uint8_t>(sw),
+                                                               mutable_data<scalar_t>(grad_input),
+                                                               p, overwrite, call.stream())))
   return grad_input;
 }
 

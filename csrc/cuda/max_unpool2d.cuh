@@ -88,8 +88,8 @@ __global__ void __launch_bounds__(kThreads, 4)
 }
 
 template <typename scalar_t>
-cudaError_t max_unpool2d_forward(const scalar_t* pooled, const uint8_t* switches, scalar_t* output,
-                                 const Pool2d& p, bool overwrite, cudaStream_t stream) {
+cudaError_t launch_max_unpool2d(const scalar_t* pooled, const uint8_t* switches, scalar_t* output,
+                                const Pool2d& p, bool overwrite, cudaStream_t stream) {
   constexpr int kCount = kPack<scalar_t>;
   const PoolSizes sizes = pool_sizes(p);
   return for_pool_parts(p, [&](int64_t first, int64_t count) {
@@ -106,9 +106,9 @@ cudaError_t max_unpool2d_forward(const scalar_t* pooled, const uint8_t* switches
 }
 
 template <typename scalar_t>
-cudaError_t max_unpool2d_backward(const scalar_t* grad_output, const uint8_t* switches,
-                                  scalar_t* grad_pooled, const Pool2d& p, bool overwrite,
-                                  cudaStream_t stream) {
+cudaError_t launch_max_unpool2d_backward(const scalar_t* grad_output, const uint8_t* switches,
+                                         scalar_t* grad_pooled, const Pool2d& p, bool overwrite,
+                                         cudaStream_t stream) {
   constexpr int kCount = kPack<scalar_t>;
   const PoolSizes sizes = pool_sizes(p);
   return for_pool_parts(p, [&](int64_t first, int64_t count) {

@@ -21,9 +21,8 @@ static std::tuple<Tensor, Tensor> maxout(const Tensor& input, int64_t pool_size,
   Tensor output = new_tensor(x, sizes, x.scalar_type(), format);
   Tensor switches = new_tensor(x, sizes, ScalarType::Byte, format);
   FASTCONV_DISPATCH_FLOATING(
-      x.scalar_type(),
-      call.check(maxout_forward(data<scalar_t>(x), mutable_data<scalar_t>(output),
-                                mutable_data<uint8_t>(switches), p, call.stream())))
+      x.scalar_type(), call.check(launch_maxout(data<scalar_t>(x), mutable_data<scalar_t>(output),
+                                                mutable_data<uint8_t>(switches), p, call.stream())))
   return {output, switches};
 }
 
@@ -40,8 +39,8 @@ static Tensor maxout_backward(const Tensor& grad_output, const Tensor& switches,
   Tensor grad_input = new_tensor(g, {p.batch, maps, g.size(2), g.size(3)}, g.scalar_type(), format);
   FASTCONV_DISPATCH_FLOATING(
       g.scalar_type(),
-      call.check(maxout_backward(data<scalar_t>(g), data<uint8_t>(sw),
-                                 mutable_data<scalar_t>(grad_input), p, call.stream())))
+      call.check(launch_maxout_backward(data<scalar_t>(g), data<uint8_t>(sw),
+                                        mutable_data<scalar_t>(grad_input), p, call.stream())))
   return grad_input;
 }
 

@@ -99,8 +99,8 @@ bool maxout_moves_packs(const Maxout& p, const T*... pointers) {
 }
 
 template <typename scalar_t>
-cudaError_t maxout_forward(const scalar_t* input, scalar_t* output, uint8_t* switches,
-                           const Maxout& p, cudaStream_t stream) {
+cudaError_t launch_maxout(const scalar_t* input, scalar_t* output, uint8_t* switches,
+                          const Maxout& p, cudaStream_t stream) {
   constexpr int kCount = kPack<scalar_t>;
   const int64_t in_image = p.maps.input * p.pixels, out_image = p.maps.output * p.pixels;
   return for_batch_parts(p.batch, in_image, [&](int64_t first, int64_t count) {
@@ -116,8 +116,8 @@ cudaError_t maxout_forward(const scalar_t* input, scalar_t* output, uint8_t* swi
 }
 
 template <typename scalar_t>
-cudaError_t maxout_backward(const scalar_t* grad_output, const uint8_t* switches,
-                            scalar_t* grad_input, const Maxout& p, cudaStream_t stream) {
+cudaError_t launch_maxout_backward(const scalar_t* grad_output, const uint8_t* switches,
+                                   scalar_t* grad_input, const Maxout& p, cudaStream_t stream) {
   constexpr int kCount = kPack<scalar_t>;
   const int64_t in_image = p.maps.input * p.pixels, out_image = p.maps.output * p.pixels;
   return for_batch_parts(p.batch, in_image, [&](int64_t first, int64_t count) {

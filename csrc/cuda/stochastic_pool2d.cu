@@ -5,6 +5,7 @@
 #include "cuda/device.h"
 #include "cuda/stochastic_pool2d.cuh"
 #include "glue/dispatch.h"
+#include "glue/random.h"
 #include "glue/stochastic_pool2d.h"
 
 namespace fastconv {
@@ -24,7 +25,7 @@ static std::tuple<Tensor, Tensor> stochastic_pool2d(const Tensor& input, const T
   Tensor output = new_tensor(x, pooled_sizes(p), x.scalar_type(), format);
   Tensor switches = new_tensor(x, pooled_sizes(p), ScalarType::Byte, format);
   FASTCONV_DISPATCH_FLOATING(
-      x.scalar_type(), call.check(stochastic_pool2d_forward(
+      x.scalar_type(), call.check(launch_stochastic_pool2d(
                            data<scalar_t>(x), data<int64_t>(seed), mutable_data<scalar_t>(output),
                            mutable_data<uint8_t>(switches), p, call.stream())))
   return {output, switches};
@@ -40,7 +41,7 @@ static Tensor stochastic_pool2d_mean(const Tensor& input, IntPair kernel_size, I
   const Tensor x = contiguous_as(input, format);
   Tensor output = new_tensor(x, pooled_sizes(p), x.scalar_type(), format);
   FASTCONV_DISPATCH_FLOATING(
-      x.scalar_type(), call.check(stochastic_pool2d_mean_forward(
+      x.scalar_type(), call.check(launch_stochastic_pool2d_mean(
                            data<scalar_t>(x), mutable_data<scalar_t>(output), p, call.stream())))
   return output;
 }
@@ -59,9 +60,9 @@ static Tensor stochastic_pool2d_mean_backward(const Tensor& grad_output, const T
   Tensor grad_input =
       new_tensor(x, {p.batch, p.channels, p.h.input, p.w.input}, x.scalar_type(), format);
   FASTCONV_DISPATCH_FLOATING(
-      x.scalar_type(),
-      call.check(stochastic_pool2d_mean_grad(data<scalar_t>(g), data<scalar_t>(x),
-                                             mutable_data<scalar_t>(grad_input), p, call.stream())))
+      x.scalar_type(), call.check(launch_stochastic_pool2d_mean_backward(
+                           data<scalar_t>(g), data<scalar_t>(x), mutable_data<scalar_t>(grad_input),
+                           p, call.stream())))
   return grad_input;
 }
 

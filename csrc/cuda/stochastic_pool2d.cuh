@@ -53,7 +53,7 @@ __device__ __forceinline__ WindowElements<scalar_t> beside(WindowElements<scalar
 }
 
 template <typename scalar_t, int kCount>
-__global__ void __launch_bounds__(kThreads, 3)
+__global__ void __launch_bounds__(kThreads, 2)
     stochastic_pool2d_forward_kernel(const scalar_t* input, const int64_t* seed, scalar_t* output,
                                      uint8_t* switches, Pool2d32 p, int64_t first_index,
                                      int items) {
@@ -133,7 +133,7 @@ __device__ __forceinline__ void window_means(const WindowElements<scalar_t>& win
 }
 
 template <typename scalar_t, int kCount>
-__global__ void __launch_bounds__(kThreads, 3)
+__global__ void __launch_bounds__(kThreads, 2)
     stochastic_pool2d_mean_kernel(const scalar_t* input, scalar_t* output, Pool2d32 p, int items) {
   using acc_t = accumulate_t<scalar_t>;
   const int item = pool_item();
@@ -147,7 +147,7 @@ __global__ void __launch_bounds__(kThreads, 3)
 }
 
 template <typename scalar_t, int kCount>
-__global__ void __launch_bounds__(kThreads, 3)
+__global__ void __launch_bounds__(kThreads, 2)
     stochastic_pool2d_mean_backward_kernel(const scalar_t* grad_output, const scalar_t* input,
                                            scalar_t* grad_input, Pool2d32 p, int items) {
   using acc_t = accumulate_t<scalar_t>;
@@ -177,8 +177,8 @@ __global__ void __launch_bounds__(kThreads, 3)
 }
 
 template <typename scalar_t>
-cudaError_t stochastic_pool2d_forward(const scalar_t* input, const int64_t* seed, scalar_t* output,
-                                      uint8_t* switches, const Pool2d& p, cudaStream_t stream) {
+cudaError_t launch_stochastic_pool2d(const scalar_t* input, const int64_t* seed, scalar_t* output,
+                                     uint8_t* switches, const Pool2d& p, cudaStream_t stream) {
   constexpr int kCount = kPack<scalar_t>;
   const PoolSizes sizes = pool_sizes(p);
   return for_pool_parts(p, [&](int64_t first, int64_t count) {
@@ -195,8 +195,8 @@ cudaError_t stochastic_pool2d_forward(const scalar_t* input, const int64_t* seed
 }
 
 template <typename scalar_t>
-cudaError_t stochastic_pool2d_mean_forward(const scalar_t* input, scalar_t* output, const Pool2d& p,
-                                           cudaStream_t stream) {
+cudaError_t launch_stochastic_pool2d_mean(const scalar_t* input, scalar_t* output, const Pool2d& p,
+                                          cudaStream_t stream) {
   constexpr int kCount = kPack<scalar_t>;
   const PoolSizes sizes = pool_sizes(p);
   return for_pool_parts(p, [&](int64_t first, int64_t count) {
@@ -211,9 +211,9 @@ cudaError_t stochastic_pool2d_mean_forward(const scalar_t* input, scalar_t* outp
 }
 
 template <typename scalar_t>
-cudaError_t stochastic_pool2d_mean_grad(const scalar_t* grad_output, const scalar_t* input,
-                                        scalar_t* grad_input, const Pool2d& p,
-                                        cudaStream_t stream) {
+cudaError_t launch_stochastic_pool2d_mean_backward(const scalar_t* grad_output,
+                                                   const scalar_t* input, scalar_t* grad_input,
+                                                   const Pool2d& p, cudaStream_t stream) {
   constexpr int kCount = kPack<scalar_t>;
   const PoolSizes sizes = pool_sizes(p);
   return for_pool_parts(p, [&](int64_t first, int64_t count) {

@@ -11,14 +11,14 @@ int main() {
       const Pool2d p = simt::pool2d_of(r);
       const auto input = r.pointer<const scalar_t>(0);
       if (r.entry == "draw") {
-        return stochastic_pool2d_forward(input, r.pointer<const int64_t>(1), r.pointer<scalar_t>(2),
-                                         r.pointer<uint8_t>(3), p, nullptr);
+        return launch_stochastic_pool2d(input, r.pointer<const int64_t>(1), r.pointer<scalar_t>(2),
+                                        r.pointer<uint8_t>(3), p, nullptr);
       }
       if (r.entry == "mean") {
-        return stochastic_pool2d_mean_forward(input, r.pointer<scalar_t>(1), p, nullptr);
+        return launch_stochastic_pool2d_mean(input, r.pointer<scalar_t>(1), p, nullptr);
       }
-      return stochastic_pool2d_mean_grad(r.pointer<const scalar_t>(1), input,
-                                         r.pointer<scalar_t>(2), p, nullptr);
+      return launch_stochastic_pool2d_mean_backward(r.pointer<const scalar_t>(1), input,
+                                                    r.pointer<scalar_t>(2), p, nullptr);
     });
   });
 }
