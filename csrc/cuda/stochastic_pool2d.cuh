@@ -52,6 +52,18 @@ __device__ __forceinline__ WindowElements<scalar_t> beside(WindowElements<scalar
   return a;
 }
 
+// Windows out of the ordinary are rare: called, not inlined, they cost the others nothing.
+template <typename scalar_t>
+__device__ __noinline__ Drawn<accumulate_t<scalar_t>> draw_specially(
+    const WindowElements<scalar_t>& window, float uniform) {
+  return stochastic_draw(window, uniform);
+}
+template <typename scalar_t>
+__device__ __noinline__ Mean<accumulate_t<scalar_t>> mean_specially(
+    const WindowElements<scalar_t>& window) {
+  return stochastic_mean(window);
+}
+
 template <typename scalar_t, int kCount>
 __global__ void __launch_bounds__(kThreads, 2)
     stochastic_pool2d_forward_kernel(const scalar_t* input, const int64_t* seed, scalar_t* output,
@@ -96,7 +108,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   Pack<uint8_t, kCount> positions;
   for (int i = 0; i < kCount; ++i) {
     if (!is_finite(sum[i])) {
-      const auto special = stochastic_draw(beside(window, i), uniform[i]);
+      const auto special = draw_specially(beside(window, i), uniform[i]);
       value[i] = special.value;
       which[i] = special.which;
     }
@@ -125,7 +137,7 @@ __device__ __forceinline__ void window_means(const WindowElements<scalar_t>& win
     // Within these bounds no square that matters overflows or vanishes, even in float.
     const bool ordinary = (sum[i] >= acc_t(0x1p-50) && sum[i] <= acc_t(0x1p50)) || sum[i] == 0;
     if (!ordinary) {
-      const auto exact = stochastic_mean(beside(window, i));
+      const auto exact = mean_specially(beside(window, i));
       mean[i] = exact.value;
       sum[i] = exact.sum;
     }
