@@ -54,12 +54,12 @@ __device__ __forceinline__ WindowElements<scalar_t> beside(WindowElements<scalar
 
 // Windows out of the ordinary are rare: called, not inlined, they cost the others nothing.
 template <typename scalar_t>
-__device__ __noinline__ Drawn<accumulate_t<scalar_t>> draw_specially(
+__device__ FASTCONV_NOINLINE Drawn<accumulate_t<scalar_t>> draw_specially(
     const WindowElements<scalar_t>& window, float uniform) {
   return stochastic_draw(window, uniform);
 }
 template <typename scalar_t>
-__device__ __noinline__ Mean<accumulate_t<scalar_t>> mean_specially(
+__device__ FASTCONV_NOINLINE Mean<accumulate_t<scalar_t>> mean_specially(
     const WindowElements<scalar_t>& window) {
   return stochastic_mean(window);
 }
