@@ -5,7 +5,7 @@ import torch
 from torch.optim import lr_scheduler
 
 from fastconv.training.schedules import build_schedule
-from fastconv.training.settings import Settings, SettingsError
+from fastconv.training.settings import Settings, SettingsError, resolve
 
 EPOCHS, STEPS = 10, 4
 
@@ -81,6 +81,14 @@ def test_linear_falls_by_equal_steps_to_the_lowest_rate():
     expected = [0.1 - 0.0099 * epoch for epoch in range(EPOCHS + 1)]
     assert rates(schedule) == pytest.approx(expected[:-1])
     assert [group["lr"] for group in sgd.param_groups] == pytest.approx([0.001, 0.002])
+
+
+def test_stochastic_poolings_course_is_its_papers():
+    """From 0.01 to a hundredth of it over 280 epochs."""
+    settings = resolve({"model": "cifar_stochastic_pooling", "data": "cifar10"})
+    seen = rates(build_schedule(optimizer(), settings, STEPS), settings.epochs)
+    assert len(seen) == 280 and settings.lr == 0.01 and settings.min_lr == 0.0001
+    assert seen[-1] == pytest.approx(0.1 * (0.01 + 0.99 / 280))
 
 
 def test_plateau_waits_for_patience_epochs_without_a_better_error():
