@@ -9,7 +9,7 @@ namespace fastconv {
 
 static void check_fits(const char* op, const ResponseNorm& p, ScalarType type, bool backward) {
   check_image_size(op, "input", p.maps * p.pixels());
-  ResponseTiles tiles;
+  Tiles tiles;
   const size_t element_size = type == ScalarType::Double ? sizeof(double) : sizeof(float);
   FASTCONV_CHECK(op, response_tiles_of(p, 1, element_size, backward, tiles),
                  "the window is too large for a GPU's shared memory (got one that reaches ",

@@ -15,6 +15,7 @@
 #pragma once
 
 #include "cuda/local_response_norm_tiles.cuh"
+#include "cuda/pack.cuh"
 
 namespace fastconv {
 

@@ -10,14 +10,14 @@
 //
 // A block makes one tile of one image. It loads x with what the windows reach around the tile,
 // which the second-level cache holds from the neighbour's load, and sums over rows, then columns.
-// threadIdx.x runs over a row of the tile, lanes fastest, so that a warp reads neighbours;
-// threadIdx.y over rows. The lanes of a tile are a power of two, so that nothing is divided.
+// tiles.cuh maps threads to elements.
 #pragma once
 
 #include <cmath>
 
+#include "core/numeric.h"
 #include "core/response_norm.h"
-#include "cuda/pack.cuh"
+#include "cuda/tiles.cuh"
 
 namespace fastconv {
 
@@ -46,76 +46,14 @@ ResponseConstants<acc_t> response_constants(const ResponseNorm& p) {
   return {acc_t(p.alpha), acc_t(p.beta), acc_t(p.k), acc_t(-2 * p.alpha * p.beta), power};
 }
 
-constexpr int kTileThreadsX = kWarpSize, kTileThreadsY = kThreads / kWarpSize;
-constexpr size_t kTileBytes = 96 << 10;  // of shared memory: what every GPU since sm_80 has
-
-struct ResponseAxis {
-  int size, before, after, tile;
-
-  FASTCONV_HOST_DEVICE int reach() const { return before + after; }
-  FASTCONV_HOST_DEVICE int taps() const { return before + after + 1; }
-  FASTCONV_HOST_DEVICE int tiles() const { return (size + tile - 1) / tile; }
-};
-
-struct ResponseTiles {
-  int images;
-  ResponseAxis rows, columns;
-  int lanes, lane_bits;  // of the image; log2 of those of a tile
-
-  FASTCONV_HOST_DEVICE int lane_tiles() const {
-    return (lanes + (1 << lane_bits) - 1) >> lane_bits;
-  }
-  FASTCONV_HOST_DEVICE int blocks() const {
-    return images * rows.tiles() * columns.tiles() * lane_tiles();
-  }
-
-  // Elements of an array that holds the tile and so many more rows and columns.
-  FASTCONV_HOST_DEVICE int pitch(int more_columns) const {
-    return (columns.tile + more_columns) << lane_bits;
-  }
-  FASTCONV_HOST_DEVICE int64_t area(int more_rows, int more_columns) const {
-    return int64_t(rows.tile + more_rows) * pitch(more_columns);
-  }
-  int64_t forward_elements() const {
-    const int x = columns.reach();
-    return area(rows.reach(), x) + area(0, x);
-  }
-  int64_t backward_elements() const {
-    const int y = rows.reach(), x = columns.reach();
-    return area(2 * y, 2 * x) + area(y, 2 * x) + area(y, x) + area(0, 0);
-  }
-};
-
-// The first element of this block's tile.
-struct ResponseCorner {
-  int image, y, x, lane;  // image: its first element
-
-  __device__ explicit ResponseCorner(const ResponseTiles& t) {
-    int rest = int(blockIdx.x);
-    lane = rest % t.lane_tiles() << t.lane_bits;
-    rest /= t.lane_tiles();
-    x = rest % t.columns.tiles() * t.columns.tile;
-    rest /= t.columns.tiles();
-    y = rest % t.rows.tiles() * t.rows.tile;
-    image = rest / t.rows.tiles() * (t.rows.size * t.columns.size * t.lanes);
-  }
-
-  // Where the element stands in memory that is `row` rows below the corner and `run` elements along
-  // the tile's row; -1 outside the image.
-  __device__ int element(const ResponseTiles& t, int row, int run) const {
-    const int h = y + row, w = x + (run >> t.lane_bits);
-    const int l = lane + (run & ((1 << t.lane_bits) - 1));
-    const bool inside = h >= 0 && h < t.rows.size && w >= 0 && w < t.columns.size && l < t.lanes;
-    return inside ? image + (h * t.columns.size + w) * t.lanes + l : -1;
-  }
-};
-
-// body(row, position in the row) for an array of the tile.
-template <class F>
-__device__ __forceinline__ void for_tile(int rows, int pitch, const F& body) {
-  for (int row = int(threadIdx.y); row < rows; row += kTileThreadsY) {
-    for (int run = int(threadIdx.x); run < pitch; run += kTileThreadsX) body(row, run);
-  }
+// Elements of shared memory, as the kernels lay it out.
+inline int64_t response_forward_elements(const Tiles& t) {
+  const int x = t.columns.reach();
+  return t.area(t.rows.reach(), x) + t.area(0, x);
+}
+inline int64_t response_backward_elements(const Tiles& t) {
+  const int y = t.rows.reach(), x = t.columns.reach();
+  return t.area(2 * y, 2 * x) + t.area(y, 2 * x) + t.area(y, x) + t.area(0, 0);
 }
 
 template <typename acc_t>
@@ -134,7 +72,7 @@ __device__ __forceinline__ acc_t sum_of_squares(const acc_t* values, int count, 
 
 template <typename scalar_t>
 __global__ void __launch_bounds__(kThreads)
-    response_norm_tile_forward_kernel(const scalar_t* input, scalar_t* output, ResponseTiles t,
+    response_norm_tile_forward_kernel(const scalar_t* input, scalar_t* output, Tiles t,
                                       ResponseConstants<accumulate_t<scalar_t>> constants) {
   using acc_t = accumulate_t<scalar_t>;
   FASTCONV_DYNAMIC_SHARED(shared);
@@ -142,12 +80,13 @@ __global__ void __launch_bounds__(kThreads)
   const int pitch = t.pitch(reach_x);
   acc_t* x = reinterpret_cast<acc_t*>(shared);    // the tile and what its windows reach
   acc_t* columns = x + t.area(reach_y, reach_x);  // squares summed over rows
-  const ResponseCorner corner(t);
+  const TileCorner corner(t);
+  const int image = corner.image * t.image_elements();
 
   const int before_x = t.columns.before << t.lane_bits;
   for_tile(t.rows.tile + reach_y, pitch, [&](int row, int run) {
     const int at = corner.element(t, row - t.rows.before, run - before_x);
-    x[row * pitch + run] = at < 0 ? acc_t(0) : to_acc(input[at]);
+    x[row * pitch + run] = at < 0 ? acc_t(0) : to_acc(input[image + at]);
   });
   __syncthreads();
   for_tile(t.rows.tile, pitch, [&](int row, int run) {
@@ -159,7 +98,7 @@ __global__ void __launch_bounds__(kThreads)
     if (at < 0) return;
     const acc_t sum = sum_of(columns + row * pitch + run, t.columns.taps(), lane_step);
     const acc_t own = x[(row + t.rows.before) * pitch + run + before_x];
-    from_acc(own / constants.power_of(constants.scale(sum)), output[at]);
+    from_acc(own / constants.power_of(constants.scale(sum)), output[image + at]);
   });
 }
 
@@ -167,7 +106,7 @@ __global__ void __launch_bounds__(kThreads)
 template <typename scalar_t>
 __global__ void __launch_bounds__(kThreads)
     response_norm_tile_backward_kernel(const scalar_t* grad_output, const scalar_t* input,
-                                       scalar_t* grad_input, ResponseTiles t,
+                                       scalar_t* grad_input, Tiles t,
                                        ResponseConstants<accumulate_t<scalar_t>> constants) {
   using acc_t = accumulate_t<scalar_t>;
   FASTCONV_DYNAMIC_SHARED(shared);
@@ -177,11 +116,12 @@ __global__ void __launch_bounds__(kThreads)
   acc_t* columns = x + t.area(2 * reach_y, 2 * reach_x);  // squares, then ratios, summed over rows
   acc_t* ratios = columns + t.area(reach_y, 2 * reach_x);
   acc_t* direct = ratios + t.area(reach_y, reach_x);
-  const ResponseCorner corner(t);
+  const TileCorner corner(t);
+  const int image = corner.image * t.image_elements();
 
   for_tile(t.rows.tile + 2 * reach_y, wide, [&](int row, int run) {
     const int at = corner.element(t, row - reach_y, run - (reach_x << t.lane_bits));
-    x[row * wide + run] = at < 0 ? acc_t(0) : to_acc(input[at]);
+    x[row * wide + run] = at < 0 ? acc_t(0) : to_acc(input[image + at]);
   });
   __syncthreads();
   for_tile(t.rows.tile + reach_y, wide, [&](int row, int run) {
@@ -196,7 +136,7 @@ __global__ void __launch_bounds__(kThreads)
     if (at >= 0) {
       const acc_t sum = sum_of(columns + row * wide + run, t.columns.taps(), lane_step);
       const acc_t scale = constants.scale(sum);
-      quotient = to_acc(grad_output[at]) / constants.power_of(scale);
+      quotient = to_acc(grad_output[image + at]) / constants.power_of(scale);
       ratio = quotient * x[(row + t.rows.before) * wide + run + before_x] / scale;
     }
     ratios[row * middle + run] = ratio;
@@ -214,7 +154,7 @@ __global__ void __launch_bounds__(kThreads)
     if (at < 0) return;
     const acc_t sum = sum_of(columns + row * middle + run, t.columns.taps(), lane_step);
     const acc_t own = x[(row + reach_y) * wide + run + (reach_x << t.lane_bits)];
-    from_acc(direct[row * narrow + run] + constants.factor * own * sum, grad_input[at]);
+    from_acc(direct[row * narrow + run] + constants.factor * own * sum, grad_input[image + at]);
   });
 }
 
@@ -223,52 +163,32 @@ inline bool maps_are_neighbours(const ResponseNorm& p) {
   return p.channels_last || p.pixels() == 1;
 }
 
-inline ResponseAxis response_axis(int64_t size, int64_t before, int64_t after) {
-  return {int(size), int(min_of(before, size - 1)), int(min_of(after, size - 1)), 1};
-}
-
 // The problem of `batch` images and the tile for it: about 2,048 elements, as square as may be
-// where windows reach both ways. Halved until it fits into shared memory; false where none does.
+// where windows reach both ways. False where none fits into shared memory.
 inline bool response_tiles_of(const ResponseNorm& p, int64_t batch, size_t element_size,
-                              bool backward, ResponseTiles& t) {
+                              bool backward, Tiles& t) {
   constexpr int kElements = 2048, kMostLanes = 32, kMostLanesWithin = 8;
-  const ResponseAxis alone = response_axis(1, 0, 0);
+  const TileAxis alone = tile_axis(1, 0, 0);
   int most_columns;
   if (p.within) {
     t.images = int(p.channels_last ? batch : batch * p.maps);
-    t.rows = response_axis(p.height, p.before, p.after);
-    t.columns = response_axis(p.width, p.before, p.after);
+    t.rows = tile_axis(p.height, p.before, p.after);
+    t.columns = tile_axis(p.width, p.before, p.after);
     t.lanes = p.channels_last ? int(p.maps) : 1;
     most_columns = p.channels_last ? 16 : 64;
   } else {
-    const ResponseAxis maps = response_axis(p.maps, p.before, p.after);
-    const ResponseAxis pixels = response_axis(p.pixels(), 0, 0);
+    const TileAxis maps = tile_axis(p.maps, p.before, p.after);
+    const TileAxis pixels = tile_axis(p.pixels(), 0, 0);
     t.images = int(batch);
     t.rows = maps_are_neighbours(p) ? pixels : maps;
     t.columns = maps_are_neighbours(p) ? maps : alone;
     t.lanes = maps_are_neighbours(p) ? 1 : pixels.size;
     most_columns = 256;
   }
-  t.lane_bits = 0;
-  while (1 << t.lane_bits < min_of(t.lanes, p.within ? kMostLanesWithin : kMostLanes)) {
-    ++t.lane_bits;
-  }
-  t.columns.tile = min_of(t.columns.size, most_columns);
-  t.rows.tile = min_of(t.rows.size, max_of(1, (kElements / t.columns.tile) >> t.lane_bits));
-  const auto too_large = [&] {
-    const int64_t elements = backward ? t.backward_elements() : t.forward_elements();
-    return size_t(elements) * element_size > kTileBytes;
-  };
-  while (too_large()) {
-    if (t.lane_bits == 0 && t.rows.tile == 1 && t.columns.tile == 1) return false;
-    if (t.lane_bits > 0) {
-      --t.lane_bits;
-    } else {
-      int& longer = t.rows.tile > t.columns.tile ? t.rows.tile : t.columns.tile;
-      longer = (longer + 1) / 2;
-    }
-  }
-  return true;
+  t.choose(kElements, most_columns, p.within ? kMostLanesWithin : kMostLanes);
+  return t.shrink_to_fit([&] {
+    return (backward ? response_backward_elements(t) : response_forward_elements(t)) * element_size;
+  });
 }
 
 template <typename scalar_t>
@@ -276,11 +196,11 @@ cudaError_t response_norm_forward_by_tiles(const scalar_t* input, scalar_t* outp
                                            const ResponseNorm& p, int64_t batch,
                                            cudaStream_t stream) {
   using acc_t = accumulate_t<scalar_t>;
-  ResponseTiles t;
+  Tiles t;
   if (!response_tiles_of(p, batch, sizeof(acc_t), false, t)) return cudaErrorInvalidValue;
-  return launch(response_norm_tile_forward_kernel<scalar_t>, dim3(unsigned(t.blocks())),
-                dim3(kTileThreadsX, kTileThreadsY), t.forward_elements() * sizeof(acc_t), stream,
-                input, output, t, response_constants<acc_t>(p));
+  return launch_tiles(response_norm_tile_forward_kernel<scalar_t>, t,
+                      response_forward_elements(t) * sizeof(acc_t), stream, input, output, t,
+                      response_constants<acc_t>(p));
 }
 
 template <typename scalar_t>
@@ -288,11 +208,11 @@ cudaError_t response_norm_backward_by_tiles(const scalar_t* grad_output, const s
                                             scalar_t* grad_input, const ResponseNorm& p,
                                             int64_t batch, cudaStream_t stream) {
   using acc_t = accumulate_t<scalar_t>;
-  ResponseTiles t;
+  Tiles t;
   if (!response_tiles_of(p, batch, sizeof(acc_t), true, t)) return cudaErrorInvalidValue;
-  return launch(response_norm_tile_backward_kernel<scalar_t>, dim3(unsigned(t.blocks())),
-                dim3(kTileThreadsX, kTileThreadsY), t.backward_elements() * sizeof(acc_t), stream,
-                grad_output, input, grad_input, t, response_constants<acc_t>(p));
+  return launch_tiles(response_norm_tile_backward_kernel<scalar_t>, t,
+                      response_backward_elements(t) * sizeof(acc_t), stream, grad_output, input,
+                      grad_input, t, response_constants<acc_t>(p));
 }
 
 }  // namespace fastconv
