@@ -259,7 +259,9 @@ class BuildLibraries(build_ext):
             *cuda_architectures()[1],
             *self._torch_flags(torch),
         ]
-        plan.rule("nvcc", f"{_esc(nvcc)} -MD -MF $out.d {' '.join(flags)} $flags -c $in -o $out")
+        # ptxas says beside each object what its kernels use; cuda_resources.py reads it.
+        command = f"{_esc(nvcc)} -MD -MF $out.d {' '.join(flags)} $flags -Xptxas -v -c $in -o $out"
+        plan.rule("nvcc", f"{command} >$out.ptxas 2>&1 || {{ cat $out.ptxas; exit 1; }}")
         # The library must name libtorch_cuda.so among its needs, or torch's symbols are not found
         # when it is loaded; a torch without CUDA has no such file, so an empty stand-in is linked.
         # The stand-in also serves where torch has the file: its symbols are looked up at load.

@@ -55,15 +55,18 @@ def test_converted_model_agrees_on_forward_and_all_gradients(algorithm):
     for module in converted.modules():
         if isinstance(module, nn.Conv2d):
             module.algorithm = algorithm
-    x = sample(2, 3, 28, 28)
-    exact = values_and_gradients(exact_model, x.double())
-    got, peer = values_and_gradients(converted, x), values_and_gradients(original, x)
-    for a, b, e in zip(got, peer, exact, strict=True):
-        if algorithm == "fastconv":
-            # The policy is each op's; through a chain of them roundings differ by luck too.
-            torch.testing.assert_close(a.double(), e, rtol=1e-4, atol=1e-6)
-        else:
-            assert_within_policy(a, b, e)
+    # Through a chain of ops one input's largest errors are luck, ours and torch's: take many.
+    inputs = [sample(2, 3, 28, 28, seed=seed) for seed in range(16)]
+    runs = [
+        [values_and_gradients(model, x.to(dtype)) for x in inputs]
+        for model, dtype in (
+            (converted, torch.float32),
+            (original, torch.float32),
+            (exact_model, torch.float64),
+        )
+    ]
+    for tensors in zip(*(zip(*run, strict=True) for run in runs), strict=True):
+        assert_within_policy(*map(torch.stack, tensors))
 
 
 def test_parameters_keys_and_objects_stay():

@@ -6,14 +6,11 @@
 //   grad_input[c, q]     = sum over t, o of weight[o, c, t] * grad_output[o, (q - t * dilation) /
 //   stride]
 //
-// The last is gathered, not scattered. Only taps for which the division leaves no rest count, and
-// those are the same for all input pixels with the same q mod stride. So it is one product for each
-// of these phases, over the phase's own taps.
+// The last is gathered, one product for each phase of core/conv2d.h.
 #include "cpu/conv2d.h"
 
 #include <torch/csrc/stable/library.h>
 
-#include <numeric>
 #include <optional>
 #include <vector>
 
@@ -24,7 +21,7 @@ namespace fastconv {
 
 static Tensor conv2d(const Tensor& input, const Tensor& weight, std::optional<Tensor> bias,
                      IntPair stride, std::vector<int64_t> padding, IntPair dilation, int64_t groups,
-                     bool relu) {
+                     bool /*allow_tf32*/, bool relu) {
   const char* op = "conv2d";
   check_rank4(op, "input", input);
   check_floating(op, "input", input);
@@ -56,26 +53,6 @@ static Tensor conv2d(const Tensor& input, const Tensor& weight, std::optional<Te
   return output;
 }
 
-// One axis of a phase: input pixels phase, phase + stride, ... and the taps that reach them, tap,
-// tap + tap_step, ...; the first pixel sees the output position `output` through the first tap, and
-// the position before it by `output_step` through the next.
-struct Phase {
-  int64_t pixel, pixels, tap, tap_step, taps, output, output_step;
-};
-
-static Phase phase_of(const Window& w, int64_t phase) {
-  const int64_t common = std::gcd(w.stride, w.dilation);
-  Phase p{
-      phase, ceil_div(w.input - phase, w.stride), 0, w.stride / common, 0, 0, w.dilation / common};
-  while (p.tap < min_of(w.kernel, p.tap_step) &&
-         (phase + w.padding - p.tap * w.dilation) % w.stride != 0) {
-    ++p.tap;
-  }
-  if (p.tap < min_of(w.kernel, p.tap_step)) p.taps = ceil_div(w.kernel - p.tap, p.tap_step);
-  p.output = (phase + w.padding - p.tap * w.dilation) / w.stride;
-  return p;
-}
-
 static Product phase_product(const Tensor& grad_output, const Tensor& turned, const Conv2d& p,
                              const Phase& h, const Phase& w, Tensor& grad_input) {
   const Side pixels{{{p.batch, h.pixels, w.pixels}},
@@ -96,7 +73,7 @@ static Product phase_product(const Tensor& grad_output, const Tensor& turned, co
 
 static Tensor conv2d_input_grad(const Tensor& grad_output, const Tensor& weight, Sizes input_size,
                                 IntPair stride, std::vector<int64_t> padding, IntPair dilation,
-                                int64_t groups, bool channels_last) {
+                                int64_t groups, bool /*allow_tf32*/, bool channels_last) {
   const char* op = "conv2d_input_grad";
   check_rank4(op, "grad_output", grad_output);
   check_floating(op, "grad_output", grad_output);
@@ -123,7 +100,7 @@ static Tensor conv2d_input_grad(const Tensor& grad_output, const Tensor& weight,
 
 static Tensor conv2d_weight_grad(const Tensor& grad_output, const Tensor& input, Sizes weight_size,
                                  IntPair stride, std::vector<int64_t> padding, IntPair dilation,
-                                 int64_t groups, bool channels_last) {
+                                 int64_t groups, bool /*allow_tf32*/, bool channels_last) {
   const char* op = "conv2d_weight_grad";
   check_rank4(op, "grad_output", grad_output);
   check_floating(op, "grad_output", grad_output);

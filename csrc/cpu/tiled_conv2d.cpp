@@ -1,63 +1,18 @@
-// The weights of tile (i, j) make the output pixels (y, x) with y % Th == i and x % Tw == j. With
-// o, c the channels of a group and t a tap, each of these is a product (csrc/cpu/conv2d.h):
-//
-//   output        for each tile, a convolution of step stride * (Th, Tw)
-//   grad_weight   for each tile, the gradient of that convolution
-//   grad_input    for each phase, the input pixels q with the same q mod stride * (Th, Tw):
-//                 sum over t, o of weight[tile(t), o, c, t] * grad_output[o, (q - t) / stride]
-//
-// In the last one every tap is of another tile. The pixels of a phase meet the same taps of the
-// same tiles, and no other phase meets these: so the weights are put in the order of the phases
-// once, and each phase is a convolution.
+// One product (csrc/cpu/conv2d.h) for each tile, or each phase, of core/tiled_conv2d.h.
+#include "glue/tiled_conv2d.h"
+
 #include <torch/csrc/stable/library.h>
 
 #include <optional>
 #include <vector>
 
 #include "cpu/conv2d_product.h"
-#include "glue/conv2d.h"
 
 namespace fastconv {
-
-struct TiledConv2d {
-  Conv2d conv;
-  int64_t tiles_h, tiles_w;
-
-  int64_t tiles() const { return tiles_h * tiles_w; }
-  int64_t tile_weights() const {
-    return conv.groups * conv.out_channels * conv.in_channels * conv.h.kernel * conv.w.kernel;
-  }
-};
-
-static TiledConv2d tiled_conv2d_of(const char* op, const Sizes& input, const Sizes& weight,
-                                   const IntPair& stride, const IntPair& padding, int64_t groups) {
-  FASTCONV_CHECK(op, weight.size() == 6,
-                 "weight must have 6 dimensions (tiles down, tiles across, out_channels, "
-                 "in_channels / groups, height, width) (got shape ",
-                 shape_text(weight), ")");
-  FASTCONV_CHECK(op, weight[0] >= 1 && weight[1] >= 1,
-                 "weight must have no empty dimension (got shape ", shape_text(weight), ")");
-  check_pair(op, "padding", padding, 0);
-  const Sizes of_tile(weight.begin() + 2, weight.end());
-  return {conv2d_of(op, input, of_tile, stride, {padding[0], padding[0], padding[1], padding[1]},
-                    {1, 1}, groups),
-          weight[0], weight[1]};
-}
-
-static Sizes all_sizes_of(const Tensor& t) {
-  Sizes sizes;
-  for (int64_t d = 0; d < t.dim(); ++d) sizes.push_back(t.size(d));
-  return sizes;
-}
 
 // Tile (0, 0) of contiguous weights as a 4-d tensor; an operand on it may reach into the others.
 static Tensor first_tile(const Tensor& weight) {
   return torch::stable::select(torch::stable::select(weight, 0, 0), 0, 0);
-}
-
-// Every `step`-th of `count` positions, from `first` on.
-static int64_t every(int64_t count, int64_t step, int64_t first) {
-  return max_of(0, ceil_div(count - first, step));
 }
 
 // ---- The output ----
@@ -85,20 +40,10 @@ static Product output_of_tile(const TiledConv2d& p, const Tensor& input, const T
 static Tensor tiled_conv2d(const Tensor& input, const Tensor& weight, std::optional<Tensor> bias,
                            IntPair stride, IntPair padding, int64_t groups) {
   const char* op = "tiled_conv2d";
-  check_rank4(op, "input", input);
-  check_floating(op, "input", input);
-  check_same_dtype(op, "weight", weight, "input", input);
-  check_same_device(op, "weight", weight, "input", input);
   const TiledConv2d p =
-      tiled_conv2d_of(op, sizes_of(input), all_sizes_of(weight), stride, padding, groups);
-  if (bias) {
-    const Sizes expected{p.tiles_h, p.tiles_w, weight.size(2)};
-    FASTCONV_CHECK(op, all_sizes_of(*bias) == expected, "bias must have shape ",
-                   shape_text(expected), " (got ", shape_text(*bias), ")");
-    check_same_dtype(op, "bias", *bias, "input", input);
-    check_same_device(op, "bias", *bias, "input", input);
-    bias = contiguous_as(*bias, MemoryFormat::Contiguous);
-  }
+      check_tiled_conv2d(op, "input", input, weight, sizes_of(input), stride, padding, groups);
+  check_tiled_bias(op, bias, weight, input);
+  if (bias) bias = contiguous_as(*bias, MemoryFormat::Contiguous);
   const Tensor weights = contiguous_as(weight, MemoryFormat::Contiguous);
   Tensor output =
       new_tensor(input, conv2d_output_sizes(p.conv), input.scalar_type(), memory_format_of(input));
@@ -162,36 +107,6 @@ static Tensor tiled_conv2d_weight_grad(const Tensor& grad_output, const Tensor& 
 
 // ---- The gradient of the input ----
 
-// One axis of a phase: the input pixels `pixel`, `pixel` + period, ... The first of them meets the
-// output position `output` through the tap `tap`, the position before it through the tap
-// `tap + stride`, and so on.
-struct TiledPhase {
-  int64_t pixel, pixels, tap, taps, output;
-};
-
-static TiledPhase tiled_phase_of(const Window& w, int64_t tiles, int64_t pixel) {
-  const int64_t tap = (pixel + w.padding) % w.stride;
-  return {pixel, every(w.input, tiles * w.stride, pixel), tap, every(w.kernel, w.stride, tap),
-          (pixel + w.padding - tap) / w.stride};
-}
-
-// The weights in the order of the phases: [phase down][phase across][tap][tap][o][c], with the most
-// taps that a phase can have.
-struct PhaseOrder {
-  int64_t phases_h, phases_w, taps_h, taps_w, filters, channels;
-
-  explicit PhaseOrder(const TiledConv2d& p)
-      : phases_h(min_of(p.tiles_h * p.conv.h.stride, p.conv.h.input)),
-        phases_w(min_of(p.tiles_w * p.conv.w.stride, p.conv.w.input)),
-        taps_h(ceil_div(p.conv.h.kernel, p.conv.h.stride)),
-        taps_w(ceil_div(p.conv.w.kernel, p.conv.w.stride)),
-        filters(p.conv.groups * p.conv.out_channels),
-        channels(p.conv.in_channels) {}
-
-  int64_t tap_size() const { return filters * channels; }
-  int64_t phase_size() const { return taps_h * taps_w * tap_size(); }
-};
-
 template <typename scalar_t>
 static void order_by_phase(const TiledConv2d& p, const PhaseOrder& order, const scalar_t* weight,
                            scalar_t* ordered) {
@@ -203,11 +118,7 @@ static void order_by_phase(const TiledConv2d& p, const PhaseOrder& order, const 
       const TiledPhase across = tiled_phase_of(w, p.tiles_w, index % order.phases_w);
       for (int64_t r = 0; r < down.taps; ++r) {
         for (int64_t s = 0; s < across.taps; ++s) {
-          const int64_t i = (down.output - r) - floor_div(down.output - r, p.tiles_h) * p.tiles_h;
-          const int64_t j =
-              (across.output - s) - floor_div(across.output - s, p.tiles_w) * p.tiles_w;
-          const scalar_t* from = weight + (i * p.tiles_w + j) * p.tile_weights() +
-                                 (down.tap + r * h.stride) * w.kernel + across.tap + s * w.stride;
+          const scalar_t* from = weight + tap_of_phase(p, down, across, r, s);
           scalar_t* to =
               ordered + index * order.phase_size() + (r * order.taps_w + s) * order.tap_size();
           for (int64_t k = 0; k < order.tap_size(); ++k) to[k] = from[k * tap_step];
@@ -243,18 +154,14 @@ static Tensor tiled_conv2d_input_grad(const Tensor& grad_output, const Tensor& w
                                       Sizes input_size, IntPair stride, IntPair padding,
                                       int64_t groups, bool channels_last) {
   const char* op = "tiled_conv2d_input_grad";
-  check_rank4(op, "grad_output", grad_output);
-  check_floating(op, "grad_output", grad_output);
-  check_same_dtype(op, "weight", weight, "grad_output", grad_output);
-  check_same_device(op, "weight", weight, "grad_output", grad_output);
-  const TiledConv2d p =
-      tiled_conv2d_of(op, input_size, all_sizes_of(weight), stride, padding, groups);
+  const TiledConv2d p = check_tiled_conv2d(op, "grad_output", grad_output, weight, input_size,
+                                           stride, padding, groups);
   check_grad_output(op, grad_output, p.conv);
   Tensor grad_input =
       new_tensor(grad_output, input_size, grad_output.scalar_type(),
                  channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
 
-  const PhaseOrder order(p);
+  const PhaseOrder order = phase_order(p);
   const Tensor weights = contiguous_as(weight, MemoryFormat::Contiguous);
   Tensor ordered = new_tensor(weight, {order.phases_h * order.phases_w, order.phase_size()},
                               weight.scalar_type(), MemoryFormat::Contiguous);

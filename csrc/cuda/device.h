@@ -6,7 +6,7 @@
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/c/shim.h>
 
-#include "core/window.h"
+#include "core/conv2d.h"
 #include "glue/tensor.h"
 
 namespace fastconv {
@@ -42,6 +42,27 @@ inline void check_image_size(const char* op, const char* name, int64_t elements)
 inline void check_pool2d_image(const char* op, const Pool2d& p) {
   check_image_size(op, "input", p.channels * p.h.input * p.w.input);
   check_image_size(op, "output", p.channels * p.h.output * p.w.output);
+}
+
+// Kernels count pixels and taps in 32 bits, and step within an image in 32 bits.
+inline void check_conv2d_extents(const char* op, const Conv2d& p, int64_t tiles = 1) {
+  constexpr int64_t kMost = INT32_MAX - 1024;
+  check_image_size(op, "input", p.groups * p.in_channels * p.h.input * p.w.input);
+  check_image_size(op, "output", p.groups * p.out_channels * p.h.output * p.w.output);
+  const int64_t pixels = p.batch * max_of(p.h.input * p.w.input, p.h.output * p.w.output);
+  FASTCONV_CHECK(op, pixels <= kMost, "a batch must have at most ", kMost, " pixels on a GPU (got ",
+                 pixels, ")");
+  const int64_t weights =
+      tiles * p.groups * p.out_channels * p.in_channels * p.h.kernel * p.w.kernel;
+  FASTCONV_CHECK(op, weights <= kMost, "weight must have at most ", kMost,
+                 " elements on a GPU (got ", weights, ")");
+}
+
+// Tensor cores copy 16 bytes at a time; storage that torch allocates begins at such an address.
+inline Tensor aligned_as(const Tensor& t, MemoryFormat format) {
+  const Tensor dense = contiguous_as(t, format);
+  const bool aligned = reinterpret_cast<uintptr_t>(dense.const_data_ptr()) % 16 == 0;
+  return aligned ? dense : torch::stable::clone(dense);
 }
 
 }  // namespace fastconv

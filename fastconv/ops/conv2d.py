@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastconv.ops._arguments import IntOrPair, autocast, batched, memory_format, pair
-from fastconv.ops._conv2d_algorithm import choose_algorithm
+from fastconv.ops._conv2d_algorithm import choose_algorithm, tf32_allowed
 
 _OP = "conv2d"
 _ACTIVATIONS = ("none", "relu")
@@ -43,7 +43,8 @@ def conv2d(
         groups: divides input and output channels; each group of outputs sees one of inputs.
         activation: ``"none"``, or ``"relu"`` for ``max(output, 0)``.
         algorithm: ``"fastconv"``: this package's kernels. ``"library"``: torch's (oneDNN, cuDNN).
-            ``"auto"``: the one that was measured to be the faster for such a problem.
+            ``"auto"``: the faster one. On a GPU the first call with such a problem measures both,
+            and later ones remember; on a CPU the choice rests on measurements of the package.
 
     Returns:
         (N, O, Ho, Wo) in the input's dtype; fastconv's kernels also keep its memory format. Under
@@ -65,11 +66,15 @@ def conv2d(
     stride, dilation = pair(_OP, "stride", stride), pair(_OP, "dilation", dilation)
     padding = _four_paddings(padding, weight.shape[2:], stride, dilation)
     _check_sizes(x.shape, weight.shape, bias, stride, padding, dilation, groups)
-    problem = (x, weight, bias, stride, padding, dilation, groups, activation == "relu")
-    if choose_algorithm(algorithm, x, weight, groups) == "fastconv":
-        output = torch.ops.fastconv.conv2d(*problem)
-    else:
-        output = _library(*problem)
+    problem = (x, weight, bias, stride, padding, dilation, groups)
+    relu = activation == "relu"
+
+    def run(name, tensors):
+        if name == "fastconv":
+            return torch.ops.fastconv.conv2d(*tensors, *problem[3:], tf32_allowed(x), relu)
+        return _library(*tensors, *problem[3:], relu)
+
+    output = run(choose_algorithm(algorithm, problem, run), problem[:3])
     return output.squeeze(0) if unbatched else output
 
 
@@ -201,21 +206,21 @@ def _is_channels_last(tensor):
 
 
 @torch.library.register_fake("fastconv::conv2d")
-def _fake(input, weight, bias, stride, padding, dilation, groups, relu):
+def _fake(input, weight, bias, stride, padding, dilation, groups, allow_tf32, relu):
     ho, wo = _output_size(input.shape, weight.shape, stride, padding, dilation)
     return _empty(input, (input.shape[0], weight.shape[0], ho, wo), _is_channels_last(input))
 
 
 @torch.library.register_fake("fastconv::conv2d_input_grad")
 def _fake_input_grad(
-    grad_output, weight, input_size, stride, padding, dilation, groups, channels_last
+    grad_output, weight, input_size, stride, padding, dilation, groups, allow_tf32, channels_last
 ):
     return _empty(grad_output, input_size, channels_last)
 
 
 @torch.library.register_fake("fastconv::conv2d_weight_grad")
 def _fake_weight_grad(
-    grad_output, input, weight_size, stride, padding, dilation, groups, channels_last
+    grad_output, input, weight_size, stride, padding, dilation, groups, allow_tf32, channels_last
 ):
     return _empty(grad_output, weight_size, channels_last)
 
@@ -250,7 +255,7 @@ def _backward(ctx, grad_output):
         )
     if of_bias:
         grad_bias = grad_output.sum((0, 2, 3))
-    return grad_input, grad_weight, grad_bias, None, None, None, None, None
+    return grad_input, grad_weight, grad_bias, *[None] * 6
 
 
 def _setup_context_of_grad(ctx, inputs, output):
@@ -268,7 +273,7 @@ def _backward_of_input_grad(ctx, grad):
         grad_weight = torch.ops.fastconv.conv2d_weight_grad(
             grad_output, grad, weight.shape, *ctx.window, _is_channels_last(weight)
         )
-    return grad_grad_output, grad_weight, None, None, None, None, None, None
+    return grad_grad_output, grad_weight, *[None] * 7
 
 
 def _backward_of_weight_grad(ctx, grad):
@@ -281,7 +286,7 @@ def _backward_of_weight_grad(ctx, grad):
         grad_input = torch.ops.fastconv.conv2d_input_grad(
             grad_output, grad, input.shape, *ctx.window, _is_channels_last(input)
         )
-    return grad_grad_output, grad_input, None, None, None, None, None, None
+    return grad_grad_output, grad_input, *[None] * 7
 
 
 torch.library.register_autograd("fastconv::conv2d", _backward, setup_context=_setup_context)

@@ -1,6 +1,7 @@
 """conv2d and its gradients against the definition in float64 and against torch's own."""
 
 import random
+import time
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from op_testing import (
 )
 
 import fastconv
+from fastconv.ops._conv2d_algorithm import fastest
 from fastconv.ops.conv2d import conv2d_ref
 
 ops = torch.ops.fastconv
@@ -250,7 +252,7 @@ def test_nan_and_infinity_stay_where_they_are_seen(memory_format):
     assert torch.equal(got.isinf(), expected.isinf()) and got.isinf().sum() == 35 * 9
     grad = torch.zeros(1, 35, 9, 9)
     grad[0, 3, 4, 4] = torch.nan
-    seen = ops.conv2d_input_grad(grad, weight, list(x.shape), *window, False).isnan()
+    seen = ops.conv2d_input_grad(grad, weight, list(x.shape), *window, False, False).isnan()
     assert seen[0, 0].sum() == 9 and seen[0, :, 3:6, 3:6].all()
 
 
@@ -259,11 +261,11 @@ def test_standard_proofs():
     bias = sample(6, seed=2)
     leaves = [t.requires_grad_() for t in (x, weight, bias)]
     window = [2, 1], [1, 0, 2, 1], [1, 2], 2
-    standard_proofs(ops.conv2d, *leaves, *window, True)
-    standard_proofs(ops.conv2d, x, weight, None, *window, False)
+    standard_proofs(ops.conv2d, *leaves, *window, False, True)
+    standard_proofs(ops.conv2d, x, weight, None, *window, False, False)
     grad = torch.ones_like(ours(*leaves, *window, False)).requires_grad_()
-    standard_proofs(ops.conv2d_input_grad, grad, weight, list(x.shape), *window, True)
-    standard_proofs(ops.conv2d_weight_grad, grad, x, list(weight.shape), *window, False)
+    standard_proofs(ops.conv2d_input_grad, grad, weight, list(x.shape), *window, False, True)
+    standard_proofs(ops.conv2d_weight_grad, grad, x, list(weight.shape), *window, False, False)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -365,7 +367,7 @@ def test_wrong_inputs_of_the_ops_themselves():
 
     def conv(text, *args, stride=(1, 1), padding=(0, 0, 0, 0), dilation=(1, 1), groups=1):
         return case(
-            ops.conv2d, (*args, stride, padding, dilation, groups, False), "conv2d: " + text
+            ops.conv2d, (*args, stride, padding, dilation, groups, False, False), "conv2d: " + text
         )
 
     assert_refuses(
@@ -380,11 +382,11 @@ def test_wrong_inputs_of_the_ops_themselves():
             conv("padding must be (top, bottom, left, right) (got 2 ", x, w, None, padding=(0, 0)),
             conv("the window must fit into the padded input (got padded size 6, kernel_size=3, "
                  "dilation=3)", x, w, None, dilation=(1, 3)),
-            case(ops.conv2d_input_grad, (g[:, :5], w, size, *window, False),
+            case(ops.conv2d_input_grad, (g[:, :5], w, size, *window, False, False),
                  "conv2d_input_grad: grad_output must have the output's shape (2, 6, 4, 4) (got "),
-            case(ops.conv2d_weight_grad, (g.double(), x, [6, 4, 3, 3], *window, False),
+            case(ops.conv2d_weight_grad, (g.double(), x, [6, 4, 3, 3], *window, False, False),
                  "conv2d_weight_grad: input must have the dtype of grad_output"),
-            case(ops.conv2d_weight_grad, (g, x, [6, 4, 3], *window, False),
+            case(ops.conv2d_weight_grad, (g, x, [6, 4, 3], *window, False, False),
                  "conv2d_weight_grad: sizes of input and weight must have 4 dimensions (got "),
         ]
     )  # fmt: skip
@@ -396,3 +398,10 @@ def test_every_instruction_set(capability):
     assert_passes_with_capability(
         capability, __file__, "test_random_layers or test_any_memory or (gradients and linear)"
     )
+
+
+def test_the_faster_algorithm_wins():
+    slow = {"fastconv": 0.0, "library": 0.02}
+    assert fastest(lambda name: time.sleep(slow[name]), torch.zeros(1)) == "fastconv"
+    slow = {"fastconv": 0.02, "library": 0.0}
+    assert fastest(lambda name: time.sleep(slow[name]), torch.zeros(1)) == "library"
