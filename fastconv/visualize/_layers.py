@@ -15,6 +15,9 @@ WEIGHTED = (nn.Conv2d, nn.Linear)
 RECTIFIERS = (nn.ReLU, nn.ReLU6)
 
 
+OUTPUT = ""  # the name under which `collect` knows the model itself, whose output ends the run
+
+
 class _Reached(Exception):
     """All layers that were asked for have answered; the rest of the network need not run."""
 
@@ -112,7 +115,8 @@ def collect(
     hooks = []
     try:
         for name in dict.fromkeys(layers):
-            hooks.append(find_layer(model, name).register_forward_hook(listen(name)))
+            module = model if name == OUTPUT else find_layer(model, name)
+            hooks.append(module.register_forward_hook(listen(name)))
         if hooks:
             with contextlib.suppress(_Reached):
                 model(images)
@@ -131,6 +135,12 @@ def features(
     """`collect` in evaluation mode and without gradients."""
     with torch.no_grad(), looking(model):
         return collect(model, images, layers, reduce or (lambda output: output))
+
+
+def blank_image(model: nn.Module, size: Sequence[int]) -> Tensor:
+    """Zeros (1, C, H, W) where the model's parameters are, and of their dtype."""
+    first = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
+    return torch.zeros(1, *size, device=first.device, dtype=first.dtype)
 
 
 def device_of(model: nn.Module) -> torch.device:
