@@ -19,6 +19,7 @@ __all__ = [
     "AvgPool2d",
     "Conv2d",
     "DropConnectLinear",
+    "Dropout",
     "LocalContrastNorm",
     "LocalResponseNorm",
     "MaxPool2d",
@@ -177,6 +178,44 @@ class DropConnectLinear(nn.Linear):
         if self.inference != "mean":
             text += f", inference={self.inference}, samples={self.samples}"
         return text
+
+
+class Dropout(nn.Dropout):
+    """Dropout in both conventions: ``torch.nn.Dropout`` and a choice of when to scale.
+
+    Each element is dropped with probability ``p`` in training. Either way what follows sees the
+    same mean in training and in evaluation.
+
+    Args:
+        p: probability with which an element is dropped, in [0, 1].
+        inplace: write into the input.
+        scale: "train": what is kept is divided by ``1 - p`` in training, and evaluation changes
+            nothing (torch's and Caffe's convention). "test": what is kept stays as it is, and
+            evaluation multiplies everything by ``1 - p`` (Hinton et al. 2012; Krizhevsky et al.
+            2012, section 4.2; the 2012 code). Under "test" the layer above has to be trained at
+            activations ``1 - p`` times as large, so weights do not carry over between the two.
+
+    ``torch.manual_seed`` governs the draws; on the CPU both conventions drop the same elements.
+    """
+
+    def __init__(self, p: float = 0.5, inplace: bool = False, *, scale: str = "train"):
+        name = type(self).__name__
+        if not 0 <= p <= 1:
+            raise ValueError(f"{name}: p must be a probability within [0, 1] (got p={p})")
+        if scale not in ("train", "test"):
+            raise ValueError(f"{name}: scale must be 'train' or 'test' (got scale={scale!r})")
+        super().__init__(p, inplace)
+        self.scale = scale
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.scale == "train":
+            return super().forward(input)
+        kept = torch.empty_like(input).bernoulli_(1 - self.p) if self.training else 1 - self.p
+        return input.mul_(kept) if self.inplace else input * kept
+
+    def extra_repr(self) -> str:
+        text = super().extra_repr()
+        return text if self.scale == "train" else f"{text}, scale={self.scale}"
 
 
 class MaxPool2d(nn.MaxPool2d):

@@ -25,6 +25,12 @@ FASTCONV_INLINE int64_t band_radius(int64_t kernel_size, int64_t size) {
   return min_of(kernel_size / 2, size - 1);
 }
 
+// The window's weight at distance d from its middle, before it is divided by their sum.
+FASTCONV_INLINE double gaussian_at(int64_t d, double sigma) {
+  const double z = double(d) / sigma;
+  return std::exp(-0.5 * z * z);
+}
+
 // The weights of a Band. Row i of the matrix holds exp(-d^2 / (2 sigma^2)) at distance d from i,
 // divided by the row's sum: a window cut off by the border counts the part inside as the whole.
 // `transposed` gives the adjoint.
@@ -32,10 +38,7 @@ template <typename acc_t>
 static std::vector<acc_t> gaussian_band(int64_t size, int64_t radius, int64_t lanes, double sigma,
                                         bool transposed) {
   std::vector<double> gaussian(radius + 1);
-  for (int64_t d = 0; d <= radius; ++d) {
-    const double z = double(d) / sigma;
-    gaussian[d] = std::exp(-0.5 * z * z);
-  }
+  for (int64_t d = 0; d <= radius; ++d) gaussian[d] = gaussian_at(d, sigma);
   std::vector<acc_t> weights((2 * radius + 1) * size * lanes);
   for (int64_t i = 0; i < size; ++i) {
     const int64_t first = max_of(0, i - radius), last = min_of(size - 1, i + radius);

@@ -6,10 +6,17 @@
 
 namespace fastconv {
 
-struct Maxout {
-  int64_t batch, pixels;
-  Window maps;     // no padding, no dilation
-  bool maps_last;  // memory is (batch, pixels, maps)
+template <typename index_t>
+struct BasicMaxout {
+  index_t batch, pixels;
+  BasicWindow<index_t> maps;  // no padding, no dilation
+  bool maps_last;             // memory is (batch, pixels, maps)
 };
+using Maxout = BasicMaxout<int64_t>;
+using Maxout32 = BasicMaxout<int32_t>;
+
+FASTCONV_INLINE Maxout32 narrow(const Maxout& p) {
+  return {int32_t(p.batch), int32_t(p.pixels), narrow(p.maps), p.maps_last};
+}
 
 }  // namespace fastconv

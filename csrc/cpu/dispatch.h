@@ -3,15 +3,13 @@
 
 #include "cpu/isa.h"
 #include "glue/dispatch.h"
+#include "glue/random.h"
 
 namespace fastconv {
 
 // The number that a random op draws from.
 inline uint64_t seed_of(const char* op, const Tensor& seed) {
-  FASTCONV_CHECK(op, seed.scalar_type() == ScalarType::Long && seed.numel() == 1,
-                 "seed must be one int64 number (got ",
-                 torch::headeronly::toString(seed.scalar_type()), " of shape ", shape_text(seed),
-                 ")");
+  check_seed(op, seed);
   return uint64_t(*data<int64_t>(seed));
 }
 

@@ -16,17 +16,7 @@ static Tensor drop_connect(const Tensor& input, const Tensor& weight, std::optio
                            const Tensor& seed, double p) {
   const char* op = "drop_connect";
   DropConnect problem = drop_connect_of(op, seed_of(op, seed), p);
-  check_matrix(op, "input", input);
-  check_operand(op, "weight", weight, "input", input);
-  problem.batch = input.size(0);
-  problem.inputs = input.size(1);
-  problem.outputs = weight.size(0);
-  FASTCONV_CHECK(op, weight.size(1) == problem.inputs,
-                 "weight must have shape (out_features, in_features) with the in_features of "
-                 "input (got ",
-                 shape_text(weight), " and input of shape ", shape_text(input), ")");
-  check_bias(op, bias, input, problem);
-  check_counters(op, problem);
+  set_forward_sizes(op, problem, input, weight, bias);
 
   const Tensor x = row_major(input), w = row_major(weight);
   const std::optional<Tensor> b = bias ? std::optional(row_major(*bias)) : std::nullopt;
@@ -48,15 +38,7 @@ static Tensor drop_connect_input_grad(const Tensor& grad_output, const Tensor& w
                                       const Tensor& seed, double p) {
   const char* op = "drop_connect_input_grad";
   DropConnect problem = drop_connect_of(op, seed_of(op, seed), p);
-  check_matrix(op, "grad_output", grad_output);
-  check_operand(op, "weight", weight, "grad_output", grad_output);
-  problem.batch = grad_output.size(0);
-  problem.outputs = weight.size(0);
-  problem.inputs = weight.size(1);
-  FASTCONV_CHECK(op, grad_output.size(1) == problem.outputs,
-                 "grad_output must have one column for each row of weight (got ",
-                 shape_text(grad_output), " and weight of shape ", shape_text(weight), ")");
-  check_counters(op, problem);
+  set_input_grad_sizes(op, problem, grad_output, weight);
 
   const Tensor g = row_major(grad_output), w = row_major(weight);
   Tensor grad_input = new_matrix(g, problem.batch, problem.inputs);
@@ -76,15 +58,7 @@ static Tensor drop_connect_weight_grad(const Tensor& grad_output, const Tensor& 
                                        const Tensor& seed, double p) {
   const char* op = "drop_connect_weight_grad";
   DropConnect problem = drop_connect_of(op, seed_of(op, seed), p);
-  check_matrix(op, "grad_output", grad_output);
-  check_operand(op, "input", input, "grad_output", grad_output);
-  problem.batch = grad_output.size(0);
-  problem.outputs = grad_output.size(1);
-  problem.inputs = input.size(1);
-  FASTCONV_CHECK(op, input.size(0) == problem.batch,
-                 "input must have one row for each row of grad_output (got ", shape_text(input),
-                 " and grad_output of shape ", shape_text(grad_output), ")");
-  check_counters(op, problem);
+  set_weight_grad_sizes(op, problem, grad_output, input);
 
   const Tensor g = row_major(grad_output), x = row_major(input);
   Tensor grad_weight = new_matrix(g, problem.outputs, problem.inputs);
@@ -104,17 +78,7 @@ static Tensor drop_connect_mask(const Tensor& seed, int64_t examples, int64_t ou
                                 int64_t first_input, int64_t end_input, double p) {
   const char* op = "drop_connect_mask";
   DropConnect problem = drop_connect_of(op, seed_of(op, seed), p);
-  FASTCONV_CHECK(op, examples >= 0 && outputs >= 0,
-                 "examples and outputs must be at least 0 (got examples=", examples,
-                 ", outputs=", outputs, ")");
-  FASTCONV_CHECK(op, 0 <= first_input && first_input <= end_input,
-                 "first_input must be at least 0 and at most end_input (got first_input=",
-                 first_input, ", end_input=", end_input, ")");
-  problem.batch = examples;
-  problem.outputs = outputs;
-  problem.inputs = end_input;
-  check_counters(op, problem);
-  problem.inputs = end_input - first_input;
+  set_mask_sizes(op, problem, examples, outputs, first_input, end_input);
 
   Tensor mask = new_tensor(seed, {examples, outputs, problem.inputs}, ScalarType::Bool,
                            MemoryFormat::Contiguous);

@@ -8,65 +8,9 @@
 #include <tuple>
 
 #include "cpu/dispatch.h"
+#include "glue/contrast_norm.h"
 
 namespace fastconv {
-
-struct ContrastProblem {
-  ContrastShape shape;
-  int64_t images, radius_h, radius_w;
-  double sigma, eps;
-  bool across_maps, mean_divisor;
-};
-
-static std::vector<int64_t> sizes_of(const Tensor& t) {
-  return {t.size(0), t.size(1), t.size(2), t.size(3)};
-}
-
-static void check_sizes(const char* op, const char* name, const Tensor& t,
-                        const std::vector<int64_t>& sizes) {
-  check_rank4(op, name, t);
-  for (int d = 0; d < 4; ++d) {
-    FASTCONV_CHECK(op, t.size(d) == sizes[d], name, " must have size ", sizes[d], " in dimension ",
-                   d, " (got shape ", shape_text(t), ")");
-  }
-}
-
-static ScalarType statistics_type(const Tensor& input) {
-  return input.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-}
-
-static ContrastProblem contrast_problem(const char* op, const Tensor& input, int64_t kernel_size,
-                                        double sigma, bool across_maps, bool mean_divisor,
-                                        double eps) {
-  check_rank4(op, "input", input);
-  check_floating(op, "input", input);
-  const int64_t n = input.size(0), c = input.size(1), h = input.size(2), w = input.size(3);
-  FASTCONV_CHECK(op, c > 0 && h > 0 && w > 0,
-                 "input must have no empty dimension but the batch (got shape ", shape_text(input),
-                 ")");
-  FASTCONV_CHECK(op, kernel_size >= 1 && kernel_size % 2 == 1,
-                 "kernel_size must be odd and positive (got kernel_size=", kernel_size, ")");
-  constexpr double kMost = std::numeric_limits<double>::max();
-  FASTCONV_CHECK(op, sigma > 0 && sigma <= kMost,
-                 "sigma must be positive and finite (got sigma=", sigma, ")");
-  FASTCONV_CHECK(op, eps > 0 && eps <= kMost, "eps must be positive and finite (got eps=", eps,
-                 ")");
-  const bool channels_last = is_channels_last(input);
-  ContrastProblem p{};
-  p.shape.height = h;
-  p.shape.width = w;
-  p.shape.lanes = channels_last && !across_maps ? c : 1;
-  p.shape.maps = across_maps ? c : 1;
-  p.shape.interleaved = channels_last && across_maps;
-  p.images = across_maps || channels_last ? n : n * c;
-  p.radius_h = band_radius(kernel_size, h);
-  p.radius_w = band_radius(kernel_size, w);
-  p.sigma = sigma;
-  p.across_maps = across_maps;
-  p.eps = eps;
-  p.mean_divisor = mean_divisor;
-  return p;
-}
 
 // The blur along columns and along rows, or its adjoint.
 template <typename acc_t>
@@ -151,11 +95,6 @@ static acc_t lane_mean(const ContrastShape& s, const acc_t* row_sums, int64_t la
 }
 
 template <typename acc_t>
-static acc_t least_divisor(const ContrastProblem& p) {
-  return std::max(acc_t(p.eps), std::numeric_limits<acc_t>::min());
-}
-
-template <typename acc_t>
 static void repeat_lanes(const ContrastShape& s, acc_t* values) {
   for (int64_t l = s.lanes; l < s.lanes + kSlack; ++l) values[l] = values[l - s.lanes];
 }
@@ -180,12 +119,6 @@ static void share_floor(const ContrastProblem& p, const acc_t* row_sums, const a
     floor_share[l] = floor[l] == least ? acc_t(0) : lane_mean(p.shape, row_sums, l);
   }
   repeat_lanes(p.shape, floor_share);
-}
-
-// Maps that share a mean and a deviation are few statistics for many maps: the forward hands them
-// on, (N, 2, H, W). Where each map has its own, the backward computes them again: (N, 0, H, W).
-static std::vector<int64_t> statistics_sizes(const ContrastProblem& p, const Tensor& input) {
-  return {input.size(0), p.across_maps ? 2 : 0, p.shape.height, p.shape.width};
 }
 
 template <typename scalar_t>
@@ -292,12 +225,7 @@ static Tensor local_contrast_norm_backward(const Tensor& grad_output, const Tens
   const char* op = "local_contrast_norm_backward";
   const ContrastProblem p =
       contrast_problem(op, input, kernel_size, sigma, across_maps, mean_divisor, eps);
-  check_sizes(op, "grad_output", grad_output, sizes_of(input));
-  check_same_dtype(op, "grad_output", grad_output, "input", input);
-  check_sizes(op, "statistics", statistics, statistics_sizes(p, input));
-  FASTCONV_CHECK(op, statistics.scalar_type() == statistics_type(input),
-                 "statistics must be those that local_contrast_norm returned (got dtype ",
-                 torch::headeronly::toString(statistics.scalar_type()), ")");
+  check_contrast_grad(op, p, grad_output, input, statistics);
   const MemoryFormat format = memory_format_of(input);
   const Tensor g = contiguous_as(grad_output, format), x = contiguous_as(input, format);
   const Tensor saved = contiguous_as(statistics, MemoryFormat::Contiguous);

@@ -1,24 +1,12 @@
 // Kernels of local_contrast_norm on the CPU; local_contrast_norm_kernel.cpp has their text.
 #pragma once
 
+#include "core/contrast_norm.h"
 #include "core/gaussian.h"
 #include "core/numeric.h"
 #include "cpu/isa.h"
 
 namespace fastconv {
-
-// One image: the maps that share a mean and a deviation at each position.
-//
-// A statistic is an array [height][width][lanes]. lanes > 1 stands for as many images side by side,
-// each of one map (channels_last, maps normalised by themselves). Otherwise the image has `maps`
-// planes, one after another or, if interleaved, with the map as fastest axis.
-struct ContrastShape {
-  int64_t height, width, lanes, maps;
-  bool interleaved;
-
-  int64_t row() const { return width * lanes; }
-  int64_t plane() const { return height * width * lanes; }
-};
 
 // Values of the lanes, repeated so that a vector may start at any lane: lanes + kSlack elements.
 constexpr int64_t kSlack = 16;

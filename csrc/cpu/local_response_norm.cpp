@@ -38,14 +38,7 @@ static Tensor local_response_norm_backward(const Tensor& grad_output, const Tens
                                            bool within) {
   const char* op = "local_response_norm_backward";
   const ResponseNorm p = response_norm_of(op, input, size, alpha, beta, k, within);
-  check_same_dtype(op, "grad_output", grad_output, "input", input);
-  check_same_device(op, "grad_output", grad_output, "input", input);
-  check_rank4(op, "grad_output", grad_output);
-  for (int64_t d = 0; d < 4; ++d) {
-    FASTCONV_CHECK(op, grad_output.size(d) == input.size(d),
-                   "grad_output must have the shape of input (got ", shape_text(grad_output),
-                   " and ", shape_text(input), ")");
-  }
+  check_response_norm_grad(op, grad_output, input);
   const MemoryFormat format = memory_format_of(input);
   const Tensor x = contiguous_as(input, format), g = contiguous_as(grad_output, format);
   Tensor grad_input = new_tensor(x, {p.batch, p.maps, p.height, p.width}, x.scalar_type(), format);

@@ -5,16 +5,9 @@
 #include <tuple>
 
 #include "cpu/dispatch.h"
-#include "glue/pool2d.h"
+#include "glue/stochastic_pool2d.h"
 
 namespace fastconv {
-
-static Pool2d stochastic_pool2d_of(const char* op, const Tensor& input, const IntPair& kernel_size,
-                                   const IntPair& stride, const IntPair& padding, bool ceil_mode) {
-  const Pool2d p = pool2d_of(op, input, kernel_size, stride, padding, {1, 1}, ceil_mode);
-  check_switch_range(op, kernel_size);
-  return p;
-}
 
 // Splits the windows of p, a unit a row or a plane, over torch's threads.
 template <class F>
@@ -22,10 +15,6 @@ static void parallel_over_windows(const Pool2d& p, const F& body) {
   const int64_t units = p.batch * (p.channels_last ? p.h.output : p.channels);
   const int64_t windows = p.w.output * (p.channels_last ? p.channels : p.h.output);
   parallel_over(units, windows * (10 + 2 * p.h.kernel * p.w.kernel), body);
-}
-
-static std::vector<int64_t> pooled_sizes(const Pool2d& p) {
-  return {p.batch, p.channels, p.h.output, p.w.output};
 }
 
 static std::tuple<Tensor, Tensor> stochastic_pool2d(const Tensor& input, const Tensor& seed,
@@ -68,22 +57,14 @@ static Tensor stochastic_pool2d_mean_backward(const Tensor& grad_output, const T
                                               bool ceil_mode) {
   const char* op = "stochastic_pool2d_mean_backward";
   const Pool2d p = stochastic_pool2d_of(op, input, kernel_size, stride, padding, ceil_mode);
-  const std::vector<int64_t> sizes = pooled_sizes(p);
-  check_rank4(op, "grad_output", grad_output);
-  check_same_dtype(op, "grad_output", grad_output, "input", input);
-  check_same_device(op, "grad_output", grad_output, "input", input);
-  for (int64_t d = 0; d < 4; ++d) {
-    FASTCONV_CHECK(op, grad_output.size(d) == sizes[d],
-                   "grad_output must have the shape that input pools to (got ",
-                   shape_text(grad_output), " for an input of ", shape_text(input), ")");
-  }
+  check_pooled_grad(op, grad_output, input, p);
 
   const MemoryFormat format = memory_format_of(input);
   const Tensor x = contiguous_as(input, format), g = contiguous_as(grad_output, format);
   const ScalarType acc_type =
       x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-  Tensor means = new_tensor(x, sizes, acc_type, format);
-  Tensor sums = new_tensor(x, sizes, acc_type, format);
+  Tensor means = new_tensor(x, pooled_sizes(p), acc_type, format);
+  Tensor sums = new_tensor(x, pooled_sizes(p), acc_type, format);
   Tensor grad_input =
       new_tensor(x, {p.batch, p.channels, p.h.input, p.w.input}, x.scalar_type(), format);
   const int64_t units = p.batch * (p.channels_last ? p.h.input : p.channels);

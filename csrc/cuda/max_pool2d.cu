@@ -25,8 +25,8 @@ static std::tuple<Tensor, Tensor> max_pool2d(const Tensor& input, IntPair kernel
   Tensor switches = new_tensor(x, sizes, ScalarType::Byte, format);
   FASTCONV_DISPATCH_FLOATING(
       x.scalar_type(),
-      call.check(max_pool2d_forward(data<scalar_t>(x), mutable_data<scalar_t>(output),
-                                    mutable_data<uint8_t>(switches), p, call.stream())))
+      call.check(launch_max_pool2d(data<scalar_t>(x), mutable_data<scalar_t>(output),
+                                   mutable_data<uint8_t>(switches), p, call.stream())))
   return {output, switches};
 }
 

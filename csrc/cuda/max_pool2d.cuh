@@ -4,15 +4,13 @@
 // As in torch, a NaN is larger than everything and the last NaN of a window is the one recorded;
 // a window of -inf records its first element.
 //
-// One thread makes a pack of outputs: in channels_last kCount maps of one pixel (16 bytes where the
-// maps and the addresses allow), in the contiguous format one element. Bytes moved: the input once
-// (windows overlap in the first-level cache), the output once, a switch byte for each output.
+// One thread makes a pack of outputs (pool2d.cuh). Bytes moved: the input once (windows overlap in
+// the first-level cache), the output once, a switch byte for each output.
 #pragma once
 
 #include <limits>
 
-#include "core/window.h"
-#include "cuda/pack.cuh"
+#include "cuda/pool2d.cuh"
 
 namespace fastconv {
 
@@ -21,18 +19,12 @@ __global__ void __launch_bounds__(kThreads, 4)
     max_pool2d_forward_kernel(const scalar_t* input, scalar_t* output, uint8_t* switches,
                               Pool2d32 p, int items) {
   using acc_t = accumulate_t<scalar_t>;
-  const int item = int(blockIdx.x) * kThreads + int(threadIdx.x);
+  const int item = pool_item();
   if (item >= items) return;
-  // channels_last: item = (n, ph, pw, pack of c), else (n, c, ph, pw).
-  const int packs = p.channels_last ? p.channels / kCount : 1;
-  const int c = item % packs * kCount, pixel = item / packs;
-  const int pw = pixel % p.w.output, row = pixel / p.w.output;
-  const int ph = row % p.h.output, image = row / p.h.output;
-  const int step = p.channels_last ? p.channels : 1;  // between neighbours in a row
-
-  const int r0 = p.h.first_tap(ph), r1 = p.h.end_tap(ph);
-  const int s0 = p.w.first_tap(pw), s1 = p.w.end_tap(pw);
-  const int y0 = image * p.h.input + p.h.start(ph), x0 = p.w.start(pw);
+  const PoolPosition o = pool_position<kCount>(item, p, p.h.output, p.w.output);
+  const int r0 = p.h.first_tap(o.y), r1 = p.h.end_tap(o.y);
+  const int s0 = p.w.first_tap(o.x), s1 = p.w.end_tap(o.x);
+  const int y0 = o.image * p.h.input + p.h.start(o.y), x0 = p.w.start(o.x);
   acc_t best[kCount];
   int which[kCount];
   for (int i = 0; i < kCount; ++i) {
@@ -43,7 +35,7 @@ __global__ void __launch_bounds__(kThreads, 4)
     const int y = y0 + r * p.h.dilation;
     for (int s = s0; s < s1; ++s) {
       const int x = x0 + s * p.w.dilation;
-      const auto values = load_pack<kCount>(input + (y * p.w.input + x) * step + c);
+      const auto values = load_pack<kCount>(input + (y * p.w.input + x) * o.step + o.c);
       for (int i = 0; i < kCount; ++i) {
         const acc_t value = to_acc(values.lane[i]);
         const bool better = value > best[i] || value != value;
@@ -58,23 +50,21 @@ __global__ void __launch_bounds__(kThreads, 4)
     from_acc(best[i], maxima.lane[i]);
     positions.lane[i] = uint8_t(which[i]);
   }
-  store_pack(output + pixel * step + c, maxima);
-  store_pack(switches + pixel * step + c, positions);
+  store_pack(output + o.at, maxima);
+  store_pack(switches + o.at, positions);
 }
 
 template <typename scalar_t>
-cudaError_t max_pool2d_forward(const scalar_t* input, scalar_t* output, uint8_t* switches,
-                               const Pool2d& p, cudaStream_t stream) {
+cudaError_t launch_max_pool2d(const scalar_t* input, scalar_t* output, uint8_t* switches,
+                              const Pool2d& p, cudaStream_t stream) {
   constexpr int kCount = kPack<scalar_t>;
-  const int64_t in_image = p.channels * p.h.input * p.w.input;
-  const int64_t out_image = p.channels * p.h.output * p.w.output;
-  return for_batch_parts(p.batch, max_of(in_image, out_image), [&](int64_t first, int64_t count) {
-    const scalar_t* x = input + first * in_image;
-    scalar_t* y = output + first * out_image;
-    uint8_t* z = switches + first * out_image;
-    const bool packed = p.channels_last && p.channels % kCount == 0 && fits_packs<kCount>(x) &&
-                        fits_packs<kCount>(y) && fits_packs<kCount>(z);
-    const int items = int(count * out_image / (packed ? kCount : 1));
+  const PoolSizes sizes = pool_sizes(p);
+  return for_pool_parts(p, [&](int64_t first, int64_t count) {
+    const scalar_t* x = input + first * sizes.input;
+    scalar_t* y = output + first * sizes.output;
+    uint8_t* z = switches + first * sizes.output;
+    const bool packed = moves_packs<kCount>(p, x, y, z);
+    const int items = int(count * sizes.output / (packed ? kCount : 1));
     const auto kernel = packed ? max_pool2d_forward_kernel<scalar_t, kCount>
                                : max_pool2d_forward_kernel<scalar_t, 1>;
     return launch(kernel, blocks_for(items), dim3(kThreads), 0, stream, x, y, z, narrow(p), items);

@@ -16,6 +16,9 @@
 // `count` elements of shared memory, one array for each place in the text.
 #define FASTCONV_SHARED(type, name, count) __shared__ __align__(16) type name[count]
 
+// A function that is called, for what is rare. (The host's headers use the name __noinline__.)
+#define FASTCONV_NOINLINE __noinline__
+
 // The shared memory that the launch asked for, whatever its size.
 #define FASTCONV_DYNAMIC_SHARED(name) extern __shared__ __align__(128) unsigned char name[]
 

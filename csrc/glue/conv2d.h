@@ -11,16 +11,12 @@
 
 namespace fastconv {
 
-using Sizes = std::vector<int64_t>;  // of a 4-d tensor
-
 inline std::string shape_text(const Sizes& sizes) {
   std::ostringstream text;
   for (size_t d = 0; d < sizes.size(); ++d) text << (d ? ", " : "(") << sizes[d];
   text << ")";
   return text.str();
 }
-
-inline Sizes sizes_of(const Tensor& t) { return {t.size(0), t.size(1), t.size(2), t.size(3)}; }
 
 // The problem with these shapes. `padding` is (top, bottom, left, right).
 inline Conv2d conv2d_of(const char* op, const Sizes& input, const Sizes& weight,

@@ -50,6 +50,64 @@ inline void check_counters(const char* op, const DropConnect& problem) {
   }
 }
 
+// The sizes of each op's problem, once its tensors are what they must be.
+
+inline void set_forward_sizes(const char* op, DropConnect& problem, const Tensor& input,
+                              const Tensor& weight, const std::optional<Tensor>& bias) {
+  check_matrix(op, "input", input);
+  check_operand(op, "weight", weight, "input", input);
+  problem.batch = input.size(0);
+  problem.inputs = input.size(1);
+  problem.outputs = weight.size(0);
+  FASTCONV_CHECK(op, weight.size(1) == problem.inputs,
+                 "weight must have shape (out_features, in_features) with the in_features of "
+                 "input (got ",
+                 shape_text(weight), " and input of shape ", shape_text(input), ")");
+  check_bias(op, bias, input, problem);
+  check_counters(op, problem);
+}
+
+inline void set_input_grad_sizes(const char* op, DropConnect& problem, const Tensor& grad_output,
+                                 const Tensor& weight) {
+  check_matrix(op, "grad_output", grad_output);
+  check_operand(op, "weight", weight, "grad_output", grad_output);
+  problem.batch = grad_output.size(0);
+  problem.outputs = weight.size(0);
+  problem.inputs = weight.size(1);
+  FASTCONV_CHECK(op, grad_output.size(1) == problem.outputs,
+                 "grad_output must have one column for each row of weight (got ",
+                 shape_text(grad_output), " and weight of shape ", shape_text(weight), ")");
+  check_counters(op, problem);
+}
+
+inline void set_weight_grad_sizes(const char* op, DropConnect& problem, const Tensor& grad_output,
+                                  const Tensor& input) {
+  check_matrix(op, "grad_output", grad_output);
+  check_operand(op, "input", input, "grad_output", grad_output);
+  problem.batch = grad_output.size(0);
+  problem.outputs = grad_output.size(1);
+  problem.inputs = input.size(1);
+  FASTCONV_CHECK(op, input.size(0) == problem.batch,
+                 "input must have one row for each row of grad_output (got ", shape_text(input),
+                 " and grad_output of shape ", shape_text(grad_output), ")");
+  check_counters(op, problem);
+}
+
+inline void set_mask_sizes(const char* op, DropConnect& problem, int64_t examples, int64_t outputs,
+                           int64_t first_input, int64_t end_input) {
+  FASTCONV_CHECK(op, examples >= 0 && outputs >= 0,
+                 "examples and outputs must be at least 0 (got examples=", examples,
+                 ", outputs=", outputs, ")");
+  FASTCONV_CHECK(op, 0 <= first_input && first_input <= end_input,
+                 "first_input must be at least 0 and at most end_input (got first_input=",
+                 first_input, ", end_input=", end_input, ")");
+  problem.batch = examples;
+  problem.outputs = outputs;
+  problem.inputs = end_input;
+  check_counters(op, problem);
+  problem.inputs = end_input - first_input;
+}
+
 inline Tensor row_major(const Tensor& t) { return contiguous_as(t, MemoryFormat::Contiguous); }
 
 inline Tensor new_matrix(const Tensor& like, int64_t rows, int64_t columns) {

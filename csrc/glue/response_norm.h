@@ -28,4 +28,16 @@ inline ResponseNorm response_norm_of(const char* op, const Tensor& input, int64_
   return p;
 }
 
+inline void check_response_norm_grad(const char* op, const Tensor& grad_output,
+                                     const Tensor& input) {
+  check_same_dtype(op, "grad_output", grad_output, "input", input);
+  check_same_device(op, "grad_output", grad_output, "input", input);
+  check_rank4(op, "grad_output", grad_output);
+  for (int64_t d = 0; d < 4; ++d) {
+    FASTCONV_CHECK(op, grad_output.size(d) == input.size(d),
+                   "grad_output must have the shape of input (got ", shape_text(grad_output),
+                   " and ", shape_text(input), ")");
+  }
+}
+
 }  // namespace fastconv

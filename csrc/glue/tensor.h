@@ -32,6 +32,9 @@ template <typename... Parts>
     if (!(condition)) ::fastconv::fail(op, __VA_ARGS__); \
   } while (false)
 
+using Sizes = std::vector<int64_t>;  // of a 4-d tensor
+inline Sizes sizes_of(const Tensor& t) { return {t.size(0), t.size(1), t.size(2), t.size(3)}; }
+
 inline std::string shape_text(const Tensor& t) {
   std::ostringstream text;
   text << "(";

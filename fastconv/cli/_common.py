@@ -34,6 +34,7 @@ def open_run(args: argparse.Namespace):
     device = pick_device(args.device)
     run = Run.open(args.path, weights=args.weights)
     run.model.to(device)
+    torch.manual_seed(0)  # some layers draw in evaluation too, and a command's answer shall stand
     return run, device
 
 

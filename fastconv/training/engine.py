@@ -20,6 +20,7 @@ from fastconv.run import LOG, UNREADABLE, Run, load_tensors
 from fastconv.training import checkpoint, history
 from fastconv.training.evaluate import Metrics, Totals, autocast, evaluate
 from fastconv.training.interrupt import StopRequest
+from fastconv.training.optimizer import add_l1_gradient, build_optimizer, limit_filter_rms
 from fastconv.training.progress import Progress, duration
 from fastconv.training.schedules import build_schedule
 from fastconv.training.settings import Settings, parse_interval
@@ -61,37 +62,6 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def build_optimizer(model: nn.Module, settings: Settings) -> torch.optim.SGD:
-    """SGD in two groups, weights and biases (all parameters of one dimension)."""
-    weights = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
-    biases = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
-    groups = [
-        {"params": weights, "lr": settings.lr, "weight_decay": settings.weight_decay},
-        {
-            "params": biases,
-            "lr": settings.lr * settings.bias_lr,
-            "weight_decay": settings.weight_decay if settings.bias_decay else 0.0,
-        },
-    ]
-    return torch.optim.SGD(
-        [group for group in groups if group["params"]],
-        momentum=settings.momentum,
-        nesterov=settings.nesterov,
-        fused=True,
-    )
-
-
-@torch.no_grad()
-def limit_filter_rms(filters: list[Tensor], largest: float) -> None:
-    """Rescale each filter of the weights (Cout, Cin, kH, kW) whose RMS is above `largest` to it.
-
-    Zeiler & Fergus, section 3, do so with 0.1 to keep single filters from dominating.
-    """
-    for weight in filters:
-        rms = weight.square().mean(dim=(1, 2, 3), keepdim=True).sqrt_()
-        weight.mul_((largest / rms).clamp_(max=1.0))
-
-
 class Trainer:
     """Trains the model of a run and keeps the run's folder up to date.
 
@@ -131,7 +101,9 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(
             self.device.type, enabled=self.amp_dtype == torch.float16
         )
-        self.filters = [p for p in self.model.parameters() if p.ndim == 4]
+        parameters = list(self.model.parameters())
+        self.penalised = [p for p in parameters if p.ndim > 1 or settings.bias_decay]
+        self.filters = [p for p in parameters if p.ndim == 4]
         self.save_steps, self.save_seconds = parse_interval(settings.save_every)
 
         self.epoch, self.step = 0, 0  # of the step to come
@@ -213,9 +185,12 @@ class Trainer:
             loss = F.cross_entropy(logits, targets, label_smoothing=self.settings.label_smoothing)
             self.optimizer.zero_grad()
             self.scaler.scale(loss).backward()
-            if self.settings.grad_clip is not None:
+            if self.settings.grad_clip is not None or self.settings.l1:
                 self.scaler.unscale_(self.optimizer)
+            if self.settings.grad_clip is not None:
                 nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.grad_clip)
+            if self.settings.l1:  # like the L2 penalty, out of the clipping's reach
+                add_l1_gradient(self.penalised, self.settings.l1)
             self.scaler.step(self.optimizer)
             self.scaler.update()
             if self.settings.max_filter_rms is not None:
@@ -274,6 +249,7 @@ class Trainer:
             )
 
     def _validate(self) -> Metrics | None:
+        self._seed()  # some layers draw in evaluation too
         total = len(self.val_loader)
         if self.progress:
             self.progress.start("validation", total)

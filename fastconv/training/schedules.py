@@ -109,6 +109,9 @@ def _scheduler(optimizer: Optimizer, settings: Settings) -> Any:
             )
         case "cosine":
             return lr_scheduler.CosineAnnealingLR(optimizer, epochs, settings.min_lr)
+        case "linear":
+            end = min(1.0, settings.min_lr / settings.lr)
+            return lr_scheduler.LinearLR(optimizer, 1.0, end, total_iters=epochs)
         case "exponential":
             gamma = rate or FINAL_FRACTION ** (1 / max(1, epochs - 1))
             return lr_scheduler.ExponentialLR(optimizer, gamma)

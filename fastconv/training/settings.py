@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-SCHEDULES = ("constant", "step", "multistep", "plateau", "cosine", "exponential")
+SCHEDULES = ("constant", "step", "multistep", "plateau", "cosine", "linear", "exponential")
 
 
 class SettingsError(ValueError):
@@ -76,7 +76,10 @@ class Settings:
     momentum: float = _setting("optimisation", "float", 0.9, "momentum of SGD")
     nesterov: bool = _setting("optimisation", "bool", False, "Nesterov's form of momentum")
     weight_decay: float = _setting("optimisation", "float", 5e-4, "L2 penalty of the weights")
-    bias_decay: bool = _setting("optimisation", "bool", False, "decay the biases too")
+    l1: float = _setting("optimisation", "float", 0.0, "L1 penalty of the weights")
+    bias_decay: bool = _setting(
+        "optimisation", "bool", False, "penalise the biases too, as the weights are"
+    )
     grad_clip: float | None = _setting(
         "optimisation", "float", None, "largest norm of the whole gradient"
     )
@@ -102,7 +105,7 @@ class Settings:
     patience_epochs: int = _setting(
         "schedule", "int", 5, "plateau: epochs without a better top-1 before a decay"
     )
-    min_lr: float = _setting("schedule", "float", 0.0, "cosine, plateau: lowest learning rate")
+    min_lr: float = _setting("schedule", "float", 0.0, "cosine, plateau, linear: lowest rate")
 
     device: str = _setting("machine", "str", "auto", "auto, cpu, cuda or cuda:N")
     threads: int | None = _setting("machine", "int", None, "CPU threads of torch")
@@ -128,7 +131,7 @@ class Settings:
             self._require(name, lambda v: v >= 1, "at least 1")
         for name in ("lr", "bias_lr", "grad_clip", "max_filter_rms"):
             self._require(name, lambda v: 0 < v < math.inf, "a number above 0")
-        for name in ("workers", "weight_decay", "warmup_epochs", "patience_epochs", "min_lr"):
+        for name in ("workers", "weight_decay", "l1", "warmup_epochs", "patience_epochs", "min_lr"):
             self._require(name, lambda v: 0 <= v < math.inf, "a number of at least 0")
         for name in ("momentum", "label_smoothing"):
             self._require(name, lambda v: 0 <= v < 1, "from 0 up to but not 1")
@@ -154,6 +157,10 @@ class Settings:
 MODEL_DEFAULTS: dict[str, dict[str, Any]] = {
     "alexnet": dict(lr=0.01, bias_lr=2.0, weight_decay=5e-4, epochs=90, sched="step"),
     "zfnet": dict(lr=0.01, weight_decay=5e-4, epochs=70, sched="step", max_filter_rms=0.1),
+    # The paper gave its softmax a rate of 1.
+    "cifar_stochastic_pooling": dict(
+        lr=0.01, weight_decay=1e-3, epochs=280, sched="linear", min_lr=1e-4
+    ),
     "digits_convnet": dict(lr=0.05, batch_size=32, epochs=20, weight_decay=5e-4, nesterov=True),
 }
 

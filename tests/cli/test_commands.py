@@ -54,6 +54,20 @@ def test_eval_json(digits_run, capsys):
     assert "next: fastconv predict" in text.err
 
 
+def test_eval_of_a_network_that_draws_is_the_same_again(tmp_path, capsys):
+    run = str(tmp_path / "run")
+    options = ["--model", "mnist_dropconnect", "--model-kwargs", "p=0.25", "--epochs", "1"]
+    assert main(["train", *options, "--output", run]) == 0
+    assert fastconv.Run.open(run).model.fc3.p == 0.25
+    capsys.readouterr()
+    answers = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        assert main(["eval", run, "--json"]) == 0
+        answers.append(capsys.readouterr().out)
+    assert answers[0] == answers[1]
+
+
 def test_predict_is_the_models_softmax(digits_run, picture, capsys):
     assert main(["predict", str(digits_run), str(picture), "--json", "--top", "3"]) == 0
     (result,) = json.loads(capsys.readouterr().out)

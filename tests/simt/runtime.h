@@ -31,6 +31,7 @@
 #define __host__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
+#define FASTCONV_NOINLINE __attribute__((noinline))
 
 struct uint3 {
   unsigned x, y, z;

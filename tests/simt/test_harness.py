@@ -53,3 +53,23 @@ def test_what_was_never_written_shows(entry):
         assert "depends on the order of the threads" in str(fault)
     else:
         assert y.isnan().any() and not torch.equal(y, expected(x))
+
+
+@pytest.mark.parametrize(
+    ("batch", "image", "parts"),
+    [
+        (5, 1000, [(0, 5)]),
+        (5, 2**30, [(0, 1), (1, 1), (2, 1), (3, 1), (4, 1)]),
+        (7, 2**29, [(0, 3), (3, 3), (6, 1)]),
+        (0, 1000, []),
+    ],
+)
+def test_large_batches_are_launched_in_parts(batch, image, parts):
+    outputs = [((2 * len(parts),), torch.int64)]
+    (got,) = simt.run("harness", [], outputs, entry="parts", ints=[batch, image])
+    assert got.tolist() == [number for part in parts for number in part]
+
+
+def test_an_image_too_large_for_a_launch_is_refused():
+    with pytest.raises(simt.KernelFault, match="launch failed"):
+        simt.run("harness", [], [((2,), torch.int64)], entry="parts", ints=[1, 2**31])

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from fastconv import training
-from fastconv.training import engine
+from fastconv.nn import DropConnectLinear
+from fastconv.training import engine, optimizer
 from fastconv.training.checkpoint import load_state
 from fastconv.training.evaluate import evaluate
 from fastconv.training.progress import Progress
@@ -56,9 +57,35 @@ def test_one_step_is_sgd_with_momentum_and_decay(tmp_path):
         torch.testing.assert_close(got.detach(), expected)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"bias_decay": True}, {"grad_clip": 0.01}, {"amp": True, "amp_dtype": "float16"}],
+)
+def test_one_step_with_an_l1_penalty(tmp_path, options):
+    """The step with the penalty differs from the one without by -lr * l1 * sign(w)."""
+    images = torch.rand(8, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    moved = []
+    for l1 in (0.0, 0.05):
+        trainer = start(tmp_path / f"run{l1}", l1=l1, bias_lr=2.0, weight_decay=0.1, **options)
+        before = [p.detach().clone() for p in trainer.model.parameters()]
+        with torch.no_grad():
+            trainer.model.conv1.weight[0] = before[0][0] = 0  # where the subgradient is 0
+            trainer.model.fc4.bias.fill_(-1.0)
+            before[-1].fill_(-1.0)
+        trainer._train_step(images, torch.arange(8), 0)
+        moved.append([p.detach() for p in trainer.model.parameters()])
+    assert len(before) == 8
+    for start_value, without, penalised in zip(before, *moved, strict=True):
+        is_bias = start_value.ndim == 1
+        factor = 0.0 if is_bias and "bias_decay" not in options else 0.05
+        rate = 0.04 if is_bias else 0.02
+        expected = without - rate * factor * start_value.sign()
+        torch.testing.assert_close(penalised, expected, rtol=1e-5, atol=1e-6)
+
+
 def test_filters_above_the_limit_are_scaled_to_it():
     weight = torch.stack([torch.full((2, 3, 3), v) for v in (0.05, 0.1, 0.4, -0.4)])
-    engine.limit_filter_rms([weight], 0.1)
+    optimizer.limit_filter_rms([weight], 0.1)
     expected = torch.tensor([0.05, 0.1, 0.1, -0.1])
     torch.testing.assert_close(weight[:, 0, 0, 0], expected)
 
@@ -95,6 +122,16 @@ def test_a_run_is_never_overwritten(tmp_path):
     start(tmp_path / "run")
     with pytest.raises(ValueError, match=r"already holds a run; --resume .* continues it"):
         start(tmp_path / "run")
+
+
+def test_validation_that_draws_is_the_same_again(tmp_path):
+    """DropConnect samples in evaluation; a resumed run logs what an uninterrupted one does."""
+    trainer = start(tmp_path / "run", model="digits_convnet")
+    trainer.model.drop3 = DropConnectLinear(120, 120, activation="relu", inference="gaussian")
+    first = trainer._validate()
+    assert trainer._validate() == first
+    trainer.step += 1
+    assert trainer._validate() != first
 
 
 @pytest.mark.parametrize("amp", [False, True])

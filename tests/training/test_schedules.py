@@ -5,7 +5,7 @@ import torch
 from torch.optim import lr_scheduler
 
 from fastconv.training.schedules import build_schedule
-from fastconv.training.settings import Settings, SettingsError
+from fastconv.training.settings import Settings, SettingsError, resolve
 
 EPOCHS, STEPS = 10, 4
 
@@ -73,6 +73,24 @@ def test_decays_to_one_250th_as_in_2012(sched):
     assert seen[0] == pytest.approx(0.1) and seen[-1] == pytest.approx(0.1 / 250)
 
 
+def test_linear_falls_by_equal_steps_to_the_lowest_rate():
+    """Every group to the same fraction of its own first rate, reached as the last epoch ends."""
+    sgd = optimizer()
+    settings = Settings(epochs=EPOCHS, sched="linear", lr=0.1, min_lr=0.001)
+    schedule = build_schedule(sgd, settings, STEPS)
+    expected = [0.1 - 0.0099 * epoch for epoch in range(EPOCHS + 1)]
+    assert rates(schedule) == pytest.approx(expected[:-1])
+    assert [group["lr"] for group in sgd.param_groups] == pytest.approx([0.001, 0.002])
+
+
+def test_stochastic_poolings_course_is_its_papers():
+    """From 0.01 to a hundredth of it over 280 epochs."""
+    settings = resolve({"model": "cifar_stochastic_pooling", "data": "cifar10"})
+    seen = rates(build_schedule(optimizer(), settings, STEPS), settings.epochs)
+    assert len(seen) == 280 and settings.lr == 0.01 and settings.min_lr == 0.0001
+    assert seen[-1] == pytest.approx(0.1 * (0.01 + 0.99 / 280))
+
+
 def test_plateau_waits_for_patience_epochs_without_a_better_error():
     settings = Settings(epochs=EPOCHS, sched="plateau", patience_epochs=2, decay_rate=0.5)
     errors = [0.5, 0.4, 0.4, 0.4, 0.4, 0.3, 0.3, 0.3, 0.3, 0.3]
@@ -94,7 +112,9 @@ def test_warmup_rises_linearly_in_every_group():
     assert [b for _, b in seen] == pytest.approx([0.2 * f for f in factors])
 
 
-@pytest.mark.parametrize("sched", ["step", "multistep", "plateau", "cosine", "exponential"])
+@pytest.mark.parametrize(
+    "sched", ["step", "multistep", "plateau", "cosine", "linear", "exponential"]
+)
 def test_state_goes_on_where_it_was_taken(sched):
     settings = Settings(
         epochs=EPOCHS, sched=sched, decay_milestones=[2, 6], warmup_epochs=1.5, patience_epochs=1
@@ -112,7 +132,9 @@ def test_state_goes_on_where_it_was_taken(sched):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"sched": "linear"}, "sched: must be one of constant"),
+        ({"sched": "square"}, "sched: must be one of constant"),
+        ({"l1": -1e-4}, r"l1: must be a number of at least 0 \(got -0.0001\)"),
+        ({"l1": "much"}, r"l1: expected a number \(got 'much'\)"),
         ({"sched": "multistep"}, "multistep needs them"),
         ({"lr": -1}, r"lr: must be a number above 0 \(got -1.0\)"),
         ({"lr": "fast"}, r"lr: expected a number \(got 'fast'\)"),

@@ -96,4 +96,18 @@ static cudaError_t launch_named(const simt::Request& r) {
   simt::fault("no entry " + r.entry);
 }
 
-int main() { return simt::serve(launch_named<0>); }
+// What for_batch_parts makes of ints: batch, elements of an image; output: (first, count) in turn.
+static cudaError_t write_parts(const simt::Request& r) {
+  int64_t* out = r.pointer<int64_t>(0);
+  return for_batch_parts(r.ints[0], r.ints[1], [&](int64_t first, int64_t count) {
+    *out++ = first;
+    *out++ = count;
+    return cudaSuccess;
+  });
+}
+
+int main() {
+  return simt::serve([](const simt::Request& r) {
+    return r.entry == "parts" ? write_parts(r) : launch_named<0>(r);
+  });
+}

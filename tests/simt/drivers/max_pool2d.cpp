@@ -9,8 +9,8 @@ int main() {
   return simt::serve([](const simt::Request& r) {
     return simt::with_dtype(r.dtype, [&](auto scalar) {
       using scalar_t = decltype(scalar);
-      return max_pool2d_forward(r.pointer<const scalar_t>(0), r.pointer<scalar_t>(1),
-                                r.pointer<uint8_t>(2), simt::pool2d_of(r), nullptr);
+      return launch_max_pool2d(r.pointer<const scalar_t>(0), r.pointer<scalar_t>(1),
+                               r.pointer<uint8_t>(2), simt::pool2d_of(r), nullptr);
     });
   });
 }

@@ -1,0 +1,313 @@
+// Forward, with x_m the M maps of one image and A the blur by the Gaussian window:
+//
+//   mean  = A (1/M) sum_m x_m          v_m = x_m - mean
+//   s     = sqrt(A (1/M) sum_m v_m^2)  the deviation
+//   floor = max(eps, mean of s over the image) or eps
+//   y_m   = v_m / max(floor, s)
+//
+// The gradient is that of cpu/local_contrast_norm_kernel.cpp; so are the statistics and the order
+// of the steps. Each step needs its neighbourhood of the one before, so each is a launch:
+//
+//                                                       over                     reads     writes
+//   forward   tabulate           weights of the window  -                        -         -
+//             average, squares   sums over the maps     positions                x, x      4 bytes
+//             each mean, deviation    blurs                  tiles (tiles.cuh)        -         4
+//             bytes each floor              mean over an image     a block an image         - -
+//             divide                                    packs of elements        x         y
+//   backward  floor, gather, the share of the floor, two adjoint blurs, add up: reads x and g twice
+//             each, writes grad_input
+//
+// "4 bytes" are for each position, which all maps share. Where each map has a mean and a deviation
+// of its own (M = 1) the sums are not made: the blurs read x themselves. x passes three times in
+// the forward because v needs the mean around it and y the deviation of the whole image.
+#pragma once
+
+#include <cmath>
+
+#include "core/contrast_norm.h"
+#include "core/gaussian.h"
+#include "cuda/pack.cuh"
+#include "cuda/tiles.cuh"
+
+namespace fastconv {
+
+// All that the kernels of one call read and write; null where the direction has no use for it.
+// Statistics are [image][position], with position = (y, x, lane).
+template <typename scalar_t>
+struct Contrast {
+  using acc_t = accumulate_t<scalar_t>;
+  int images, height, width, lanes, maps, plane;
+  bool interleaved, mean_divisor;
+  acc_t share, least;  // 1 / maps; of all divisors
+  const scalar_t *input, *grad_output;
+  scalar_t* result;  // output or grad_input
+  acc_t *mean, *deviation;
+  int saved;                                // elements between the means of two images
+  acc_t* work;                              // the average over the maps, later that of the squares
+  acc_t *direct, *spread, *change;          // as on the CPU
+  acc_t *floor, *floor_share;               // [image][lane]
+  acc_t *gaussian, *inverse_h, *inverse_w;  // by distance; 1 / sum of the weights inside, by place
+
+  __device__ int element(int image, int map, int position) const {
+    return interleaved ? (image * plane + position) * maps + map
+                       : (image * maps + map) * plane + position;
+  }
+  __device__ int lane_of(int image, int position) const {
+    return lanes == 1 ? image : image * lanes + position % lanes;
+  }
+  // 1 / max(floor, s); a NaN of either stays.
+  __device__ acc_t inverse_divisor(int image, int position) const {
+    const acc_t s = deviation[image * saved + position], f = floor[lane_of(image, position)];
+    return acc_t(1) / ((s > f) | (s != s) ? s : f);
+  }
+};
+
+// ---- Weights ----
+
+template <typename scalar_t>
+__global__ void __launch_bounds__(kThreads)
+    contrast_tabulate_kernel(Contrast<scalar_t> c, int radius_h, int radius_w, double sigma) {
+  using acc_t = accumulate_t<scalar_t>;
+  int i = int(blockIdx.x) * kThreads + int(threadIdx.x);
+  const int distances = max_of(radius_h, radius_w) + 1;
+  if (i < distances) {
+    c.gaussian[i] = acc_t(gaussian_at(i, sigma));
+    return;
+  }
+  i -= distances;
+  const bool vertical = i < c.height;
+  if (!vertical) i -= c.height;
+  if (!vertical && i >= c.width) return;
+  const int size = vertical ? c.height : c.width, radius = vertical ? radius_h : radius_w;
+  double sum = 0;
+  for (int j = max_of(0, i - radius); j <= min_of(size - 1, i + radius); ++j) {
+    sum += gaussian_at(j < i ? i - j : j - i, sigma);
+  }
+  (vertical ? c.inverse_h : c.inverse_w)[i] = acc_t(1 / sum);
+}
+
+// ---- Sums over the maps of a position ----
+
+enum class ContrastSum { kAverage, kSquares, kGather };
+
+// kTeam threads share a position, kCount maps at a time: 1 and 1 where the maps are planes, and a
+// warp reads neighbouring positions; 8 and up to 16 bytes where they are interleaved.
+template <ContrastSum kSum, int kTeam, int kCount, typename scalar_t>
+__global__ void __launch_bounds__(kThreads) contrast_sum_kernel(Contrast<scalar_t> c) {
+  using acc_t = accumulate_t<scalar_t>;
+  constexpr int kSums = kSum == ContrastSum::kGather ? 3 : 1;
+  const int item = int(blockIdx.x) * (kThreads / kTeam) + int(threadIdx.x) / kTeam;
+  const int member = int(threadIdx.x) % kTeam;
+  const bool exists = item < c.images * c.plane;
+  const int image = exists ? item / c.plane : 0, position = exists ? item % c.plane : 0;
+  const int first = c.element(image, 0, position), step = c.interleaved ? 1 : c.plane;
+  // Relative to the first map the average is exact where all maps are equal.
+  const acc_t base =
+      kSum == ContrastSum::kAverage ? to_acc(c.input[first]) : c.mean[image * c.saved + position];
+  acc_t sums[kSums] = {};
+  if (exists) {
+    for (int m = member * kCount; m < c.maps; m += kTeam * kCount) {
+      const auto x = load_pack<kCount>(c.input + first + m * step);
+      Pack<scalar_t, kCount> g{};
+      if (kSum == ContrastSum::kGather) g = load_pack<kCount>(c.grad_output + first + m * step);
+#pragma unroll
+      for (int i = 0; i < kCount; ++i) {
+        const acc_t v = to_acc(x.lane[i]) - base;
+        if constexpr (kSum == ContrastSum::kGather) {
+          sums[0] += to_acc(g.lane[i]);
+          sums[1] += v;
+          sums[2] += to_acc(g.lane[i]) * v;
+        } else {
+          sums[0] += kSum == ContrastSum::kSquares ? v * v : v;
+        }
+      }
+    }
+  }
+#pragma unroll
+  for (int k = 0; k < kSums; ++k) {
+    for (int with = kTeam / 2; with > 0; with /= 2) {
+      sums[k] += __shfl_xor_sync(kWholeWarp, sums[k], with);
+    }
+  }
+  if (!exists || member != 0) return;
+  if constexpr (kSum == ContrastSum::kGather) {
+    const acc_t inverse = c.inverse_divisor(image, position);
+    c.direct[item] = sums[0] * inverse;
+    c.spread[item] = sums[1];
+    c.change[item] = -sums[2] * inverse * inverse;
+  } else {
+    c.work[item] = (kSum == ContrastSum::kAverage ? base : acc_t(0)) + c.share * sums[0];
+  }
+}
+
+// ---- Blurs ----
+
+enum class ContrastBlur { kMean, kDeviation, kThroughDeviation, kThroughMean };
+
+// One element of a blurred line, whose neighbours are `step` apart. kRelative: the same, but exact
+// where the line is flat. kAdjoint: each neighbour is divided by the sum of its own window.
+template <bool kRelative, bool kAdjoint, typename acc_t>
+__device__ __forceinline__ acc_t blur_at(const acc_t* line, int step, int at, const TileAxis& axis,
+                                         const acc_t* gaussian, const acc_t* inverse) {
+  const acc_t base = kRelative ? *line : acc_t(0);
+  const int last = min_of(axis.after, axis.size - 1 - at);
+  acc_t sum = 0;
+  for (int d = max_of(-axis.before, -at); d <= last; ++d) {
+    const acc_t weight = gaussian[d < 0 ? -d : d];
+    sum += (kAdjoint ? weight * inverse[at + d] : weight) * (line[d * step] - base);
+  }
+  return kAdjoint ? sum : base + inverse[at] * sum;
+}
+
+template <ContrastBlur kBlur, typename scalar_t>
+__device__ __forceinline__ accumulate_t<scalar_t> blur_source(const Contrast<scalar_t>& c,
+                                                              int image, int position) {
+  using acc_t = accumulate_t<scalar_t>;
+  const int item = image * c.plane + position, saved = image * c.saved + position;
+  if constexpr (kBlur == ContrastBlur::kMean) {
+    return c.maps == 1 ? to_acc(c.input[item]) : c.work[item];
+  } else if constexpr (kBlur == ContrastBlur::kDeviation) {
+    if (c.maps > 1) return c.work[item];
+    const acc_t v = to_acc(c.input[item]) - c.mean[saved];
+    return v * v;
+  } else if constexpr (kBlur == ContrastBlur::kThroughDeviation) {
+    const int lane = c.lane_of(image, position);
+    const acc_t s = c.deviation[saved];
+    const acc_t t = c.floor_share[lane] + (s > c.floor[lane] ? c.change[item] : acc_t(0));
+    return s > 0 ? c.share * t / s : acc_t(0);
+  } else {
+    return c.direct[item];
+  }
+}
+
+template <ContrastBlur kBlur, typename scalar_t, typename acc_t>
+__device__ __forceinline__ void blur_sink(const Contrast<scalar_t>& c, int image, int position,
+                                          acc_t value) {
+  const int item = image * c.plane + position, saved = image * c.saved + position;
+  if constexpr (kBlur == ContrastBlur::kMean) {
+    c.mean[saved] = value;
+  } else if constexpr (kBlur == ContrastBlur::kDeviation) {
+    c.deviation[saved] = std::sqrt(value);
+  } else if constexpr (kBlur == ContrastBlur::kThroughDeviation) {  // value = r
+    c.direct[item] = c.share * (c.direct[item] + value * c.spread[item]);
+    c.spread[item] = value;
+  } else {
+    c.change[item] = value;
+  }
+}
+
+template <ContrastBlur kBlur, typename scalar_t>
+__global__ void __launch_bounds__(kThreads) contrast_blur_kernel(Contrast<scalar_t> c, Tiles t) {
+  using acc_t = accumulate_t<scalar_t>;
+  constexpr bool kRelative = kBlur == ContrastBlur::kMean;
+  constexpr bool kAdjoint =
+      kBlur == ContrastBlur::kThroughDeviation || kBlur == ContrastBlur::kThroughMean;
+  FASTCONV_DYNAMIC_SHARED(shared);
+  const int reach_y = t.rows.reach(), reach_x = t.columns.reach();
+  const int wide = t.pitch(reach_x), narrow = t.pitch(0);
+  const int above = t.rows.before, before = t.columns.before << t.lane_bits;
+  acc_t* source = reinterpret_cast<acc_t*>(shared);
+  acc_t* half = source + t.area(reach_y, reach_x);  // blurred along rows
+  const TileCorner corner(t);
+
+  for_tile(t.rows.tile + reach_y, wide, [&](int row, int run) {
+    const int at = corner.element(t, row - above, run - before);
+    source[row * wide + run] = at < 0 ? acc_t(0) : blur_source<kBlur>(c, corner.image, at);
+  });
+  __syncthreads();
+  for_tile(t.rows.tile + reach_y, narrow, [&](int row, int run) {
+    if (corner.element(t, row - above, run) < 0) return;
+    half[row * narrow + run] = blur_at<kRelative, kAdjoint>(
+        source + row * wide + run + before, 1 << t.lane_bits, corner.x + (run >> t.lane_bits),
+        t.columns, c.gaussian, c.inverse_w);
+  });
+  __syncthreads();
+  for_tile(t.rows.tile, narrow, [&](int row, int run) {
+    const int at = corner.element(t, row, run);
+    if (at < 0) return;
+    const acc_t value =
+        blur_at<kRelative, kAdjoint>(half + (row + above) * narrow + run, narrow, corner.y + row,
+                                     t.rows, c.gaussian, c.inverse_h);
+    blur_sink<kBlur>(c, corner.image, at, value);
+  });
+}
+
+// ---- Means over an image ----
+
+enum class ContrastMean { kFloor, kFloorShare };
+
+constexpr int kMeanThreads = 512;
+
+// kFloor: floor = max(eps, mean of s), or eps. kFloorShare: the gradient of each deviation through
+// the floor, the mean of what reaches it; 0 where that is eps. A block takes one image, or up to 32
+// of its lanes; lanes change fastest over threads.
+template <ContrastMean kMean, typename scalar_t>
+__global__ void __launch_bounds__(kMeanThreads)
+    contrast_mean_kernel(Contrast<scalar_t> c, int lane_bits) {
+  using acc_t = accumulate_t<scalar_t>;
+  FASTCONV_SHARED(acc_t, sums, kMeanThreads);
+  const int thread = int(threadIdx.x), lanes = 1 << lane_bits;
+  const int lane_tiles = (c.lanes + lanes - 1) >> lane_bits;
+  const int image = int(blockIdx.x) / lane_tiles;
+  const int lane = (int(blockIdx.x) % lane_tiles << lane_bits) + (thread & (lanes - 1));
+  const int pixels = c.height * c.width;
+  const bool sums_up = c.mean_divisor && lane < c.lanes;
+  const int out = image * c.lanes + lane;
+  acc_t sum = 0;
+  for (int i = thread >> lane_bits; sums_up && i < pixels; i += kMeanThreads >> lane_bits) {
+    const int position = i * c.lanes + lane;
+    const acc_t s = c.deviation[image * c.saved + position];
+    if constexpr (kMean == ContrastMean::kFloor) {
+      sum += s;
+    } else {
+      sum += s > c.floor[out] ? acc_t(0) : c.change[image * c.plane + position];
+    }
+  }
+  sums[thread] = sum;
+  __syncthreads();
+  for (int half = kMeanThreads / 2; half >= lanes; half /= 2) {
+    if (thread < half) sums[thread] += sums[thread + half];
+    __syncthreads();
+  }
+  if (thread >= lanes || lane >= c.lanes) return;
+  const acc_t mean = sums[thread] / acc_t(pixels);
+  if constexpr (kMean == ContrastMean::kFloor) {
+    c.floor[out] = mean <= c.least ? c.least : mean;  // a NaN stays
+  } else {
+    c.floor_share[out] = c.floor[out] == c.least ? acc_t(0) : mean;
+  }
+}
+
+// ---- The results ----
+
+// item: kCount neighbours in memory.
+template <bool kBackward, int kCount, typename scalar_t>
+__global__ void __launch_bounds__(kThreads)
+    contrast_result_kernel(Contrast<scalar_t> c, int items) {
+  using acc_t = accumulate_t<scalar_t>;
+  const int item = int(blockIdx.x) * kThreads + int(threadIdx.x);
+  if (item >= items) return;
+  const int first = item * kCount;
+  const int line = first / (c.interleaved ? c.maps : c.plane);  // a position's maps, or a plane
+  const int image = line / (c.interleaved ? c.plane : c.maps);
+  const int position = c.interleaved ? line % c.plane : first % c.plane;
+  const auto x = load_pack<kCount>(c.input + first);
+  Pack<scalar_t, kCount> g{}, result;
+  if (kBackward) g = load_pack<kCount>(c.grad_output + first);
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) {
+    const int at = c.interleaved ? position : position + i;
+    const acc_t v = to_acc(x.lane[i]) - c.mean[image * c.saved + at];
+    acc_t value;
+    if constexpr (kBackward) {
+      const int of = image * c.plane + at;
+      value = to_acc(g.lane[i]) * c.inverse_divisor(image, at) + v * c.spread[of] - c.change[of];
+    } else {
+      value = v * c.inverse_divisor(image, at);
+    }
+    from_acc(value, result.lane[i]);
+  }
+  store_pack(c.result + first, result);
+}
+
+}  // namespace fastconv

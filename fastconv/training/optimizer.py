@@ -1,0 +1,47 @@
+"""SGD as the papers use it, and what is done to gradients and weights around its step."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from fastconv.training.settings import Settings
+
+
+def build_optimizer(model: nn.Module, settings: Settings) -> torch.optim.SGD:
+    """SGD in two groups, weights and biases (all parameters of one dimension)."""
+    weights = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
+    biases = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
+    groups = [
+        {"params": weights, "lr": settings.lr, "weight_decay": settings.weight_decay},
+        {
+            "params": biases,
+            "lr": settings.lr * settings.bias_lr,
+            "weight_decay": settings.weight_decay if settings.bias_decay else 0.0,
+        },
+    ]
+    return torch.optim.SGD(
+        [group for group in groups if group["params"]],
+        momentum=settings.momentum,
+        nesterov=settings.nesterov,
+        fused=True,
+    )
+
+
+@torch.no_grad()
+def add_l1_gradient(parameters: list[Tensor], factor: float) -> None:
+    """Add the subgradient of ``factor * sum |w|``, ``factor * sign(w)``, to the gradients."""
+    for parameter in parameters:
+        if parameter.grad is not None:
+            parameter.grad.add_(parameter.sign(), alpha=factor)
+
+
+@torch.no_grad()
+def limit_filter_rms(filters: list[Tensor], largest: float) -> None:
+    """Rescale each filter of the weights (Cout, Cin, kH, kW) whose RMS is above `largest` to it.
+
+    Zeiler & Fergus, section 3, do so with 0.1 to keep single filters from dominating.
+    """
+    for weight in filters:
+        rms = weight.square().mean(dim=(1, 2, 3), keepdim=True).sqrt_()
+        weight.mul_((largest / rms).clamp_(max=1.0))
