@@ -32,9 +32,10 @@ def add_parser(subparsers) -> None:
     )
     add_run_arguments(parser)
     parser.add_argument(
-        "images",
+        "--images",
         metavar="IMAGE",
-        nargs="*",
+        nargs="+",
+        default=[],
         help="pictures for maps, occlusion and invariance; chosen from the validation images",
     )
     parser.add_argument(

@@ -20,7 +20,9 @@ a { color: #0b5394; }
 figure { margin: 1rem 0; }
 figure img { max-width: 100%; height: auto; display: block; }
 figcaption { font-size: .9rem; color: #444; margin-top: .3rem; }
-.gallery { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(min(100%, 19rem), 1fr)); }
+figure.wide { overflow-x: auto; }
+figure.wide img { max-width: none; width: 100%; min-width: 52rem; }
+.gallery { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(min(100%, 22rem), 1fr)); }
 .gallery figure { margin: 0; }
 .note { border-left: .3rem solid #0072B2; padding: .1rem .8rem; background: #f2f6fa; }
 .table { overflow-x: auto; }
@@ -29,6 +31,8 @@ th, td { padding: .2rem .7rem .2rem 0; text-align: right; border-bottom: 1px sol
 th:first-child, td:first-child { text-align: left; }
 nav { font-size: .9rem; }
 """  # noqa: E501
+
+_WIDE = 840  # pixels
 
 
 class Page:
@@ -61,7 +65,9 @@ class Page:
 
     def gallery(self, pictures: Iterable[tuple[Path, str, str]], folder: Path) -> None:
         """Pictures (path, alt, caption) side by side, as many as there is room for."""
-        figures = "\n".join(_figure(path, folder, alt, text) for path, alt, text in pictures)
+        figures = "\n".join(
+            _figure(path, folder, alt, text, may_scroll=False) for path, alt, text in pictures
+        )
         self._parts.append(f'<div class="gallery">\n{figures}\n</div>')
 
     def table(self, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -94,10 +100,13 @@ class Page:
             f.write(text.encode())
 
 
-def _figure(path: Path, folder: Path, alt: str, caption: str) -> str:
+def _figure(path: Path, folder: Path, alt: str, caption: str, may_scroll: bool = True) -> str:
     with Image.open(path) as image:  # width and height: the page need not jump when it loads
         width, height = image.size
     source = escape(path.relative_to(folder).as_posix())
     text = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
     size = f'width="{width}" height="{height}"'
-    return f'<figure><img src="{source}" alt="{escape(alt)}" {size}>{text}</figure>'
+    # What is wide keeps a readable size on a narrow screen, and is moved sideways there.
+    kind = ' class="wide" tabindex="0"' if may_scroll and width > _WIDE else ""
+    image = f'<a href="{source}"><img src="{source}" alt="{escape(alt)}" {size}></a>'
+    return f"<figure{kind}>{image}{text}</figure>"

@@ -37,7 +37,7 @@ class LayerActivity:
 
     Attributes:
         layer: its name.
-        responses: (images, maps), each map's mean activation over its positions.
+        responses: (images, maps), the hidden unit in the middle of each map.
         zeros: share of all activations that are 0 (or below).
         dead: (maps,) bool: no activation above 0 at any position of any image.
         counts, edges: histogram of the activations above 0; what is above the last edge is counted
@@ -53,8 +53,8 @@ class LayerActivity:
 
     @property
     def sparseness_samples(self) -> float:
-        """Mean over live maps of the `sparseness` across images."""
-        live = self.responses[:, ~self.dead]
+        """Mean over the units that are not always silent of the `sparseness` across images."""
+        live = self.responses[:, (self.responses > 0).any(0)]
         return float(np.mean(sparseness(live.T))) if live.size else float("nan")
 
     @property
@@ -107,7 +107,11 @@ def layer_activity(
     for done, images in enumerate(batches, 1):
         found = features(model, images.to(device_of(model)), layers)
         for layer, output in found.items():
-            output = output.float().flatten(2) if output.dim() > 2 else output.float()[..., None]
+            output = output.float()
+            middle = output
+            if output.dim() == 4:
+                middle = output[:, :, output.shape[2] // 2, output.shape[3] // 2]
+            output = output.reshape(*output.shape[:2], -1)
             if layer not in edges:
                 most = float(output.max().clamp_min(1e-12))
                 edges[layer] = np.linspace(0, most, _BINS + 1)
@@ -117,7 +121,7 @@ def layer_activity(
             )
             parts[layer].append(
                 (
-                    output.mean(2).cpu().numpy(),
+                    middle.cpu().numpy(),
                     positive.numel(),
                     output.numel(),
                     (output > 0).any(2).any(0).cpu().numpy(),

@@ -43,7 +43,9 @@ def feature_maps(
 
 
 def maps_picture(maps: Tensor, *, scale: str = "map", side: int = 40) -> np.ndarray:
-    """One layer's maps (maps, H, W), or units (units,), as a grid; 0 and below are black.
+    """One layer's maps (maps, H, W), or units (units,), as a grid.
+
+    Black is 0, or where a layer has negative outputs, mid-grey is.
 
     Args:
         scale: white is the largest activation of each "map" or of the whole "layer".
@@ -55,10 +57,12 @@ def maps_picture(maps: Tensor, *, scale: str = "map", side: int = 40) -> np.ndar
         height = max(1, int(len(maps) ** 0.5 / 1.5))
         missing = -len(maps) % height
         cells = torch.nn.functional.pad(maps, (0, missing)).view(height, -1)
-        return enlarge(map_picture(cells), max(8 * height, 2 * side))
+        cells = map_picture(cells, signed=bool((maps < 0).any()))
+        return enlarge(cells, max(8 * height, 2 * side))
     if maps.dim() != 3:
         raise ValueError(f"maps_picture: must be (maps, H, W) or (units,) (got {maps.shape})")
-    limit = float(maps.max()) if scale == "layer" else None
+    limit = float(maps.abs().max()) if scale == "layer" else None
+    signed = bool((maps < 0).any())
     columns = None if len(maps) < 8 else max(8, round((1.5 * len(maps)) ** 0.5))
-    pictures = [enlarge(map_picture(m, limit), side) for m in maps]
+    pictures = [enlarge(map_picture(m, limit, signed=signed), side) for m in maps]
     return grid(pictures, columns, gap=2, fill=90)

@@ -91,7 +91,7 @@ class Occlusion:
             cmap=_figures.HEAT,
             vmin=0,
         )
-        figure.colorbar(shown, ax=panels[1], shrink=0.7)
+        figure.colorbar(shown, ax=panels[1], shrink=0.7).ax.tick_params(labelsize=8)
         if projection is not None:
             _figures.image(panels[2], projection, title=f"projection of map {self.map}")
         shown = _figures.image(
@@ -103,7 +103,7 @@ class Occlusion:
             vmin=0,
             vmax=1,
         )
-        figure.colorbar(shown, ax=panels[-2], shrink=0.7)
+        figure.colorbar(shown, ax=panels[-2], shrink=0.7).ax.tick_params(labelsize=8)
         for panel in (panels[1], panels[-2]):
             panel.set_xlim(-0.5, picture.shape[1] - 0.5)
             panel.set_ylim(picture.shape[0] - 0.5, -0.5)

@@ -117,9 +117,9 @@ def maps_page(report: Report) -> None:
     (example,) = report.examples(1)
     page = report.page(
         "Feature maps",
-        "What each layer makes of one image: every map of the layer, black for 0 and below, white "
-        "for the map's largest activation. Sparse maps that differ from each other are good signs; "
-        "black ones are silent for this image.",
+        "What each layer makes of one image: every map of the layer, from black for 0 to white for "
+        "the map's largest activation; before rectification mid-grey is 0. Sparse maps that differ "
+        "from each other are good signs; black ones are silent for this image.",
     )
     shown = report.picture(enlarge(example.picture, 224), "maps", "image.png")
     name = report.class_name(example.target)
@@ -188,7 +188,7 @@ def _one_layers_patches(report: Report, page, layer: str, top: TopActivations) -
         )
         path = report.picture(found.picture(), "patches", layer, f"map-{map:04}.png")
         names = Counter(report.class_name(targets[i]) for i in indices)
-        text = f"map {map}: " + ", ".join(f"{n} {name}" for name, n in names.most_common(3))
+        text = f"map {map}: " + ", ".join(f"{name} ({n})" for name, n in names.most_common(3))
         alt = (
             f"Map {map} of {layer}: projections of its {len(indices)} strongest activations on the "
             f"left, the patches of the images on the right; classes: {text.partition(': ')[2]}"
@@ -281,9 +281,9 @@ def invariance_page(report: Report) -> None:
     results, samples = [], []
     for kind in KINDS:
         update = report.stretch(kind)
-        found = invariance(report.model, images, targets, kind, fill=report.grey, progress=update)
+        found = invariance(report.model, images, targets, kind, progress=update)
         results.append(found)
-        samples.append(_changed_picture(examples, kind))
+        samples.append(_changed_picture(examples, kind, 0.5 if report.is_centred else 0.0))
         lines = [*found.distances.items(), ("probability", found.probability)]
         report.table(
             ["image", found.kind, *(f"distance_{layer}" for layer in found.distances), "p_true"],
@@ -321,14 +321,14 @@ def _invariance_note(found) -> str:
     )
 
 
-def _changed_picture(examples, kind: str) -> np.ndarray:
+def _changed_picture(examples, kind: str, fill: float) -> np.ndarray:
     """For each image, itself and changed by the ends and the middle of the range."""
     rows = []
     for e in examples:
         pixels = torch.from_numpy(e.picture).permute(2, 0, 1)[None].float() / 255
         values = default_values(kind, e.input.shape[1])
         chosen = [values[0], values[len(values) // 4], values[len(values) // 2], values[-1]]
-        rows += [pixel_picture(change(pixels, kind, float(v), 0.5)[0]) for v in chosen]
+        rows += [pixel_picture(change(pixels, kind, float(v), fill)[0]) for v in chosen]
     return grid([enlarge(r, 48) for r in rows], 4, gap=2)
 
 

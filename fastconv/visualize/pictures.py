@@ -39,13 +39,15 @@ def pixel_picture(x) -> np.ndarray:
     return _rgb(np.rint(_array(x) * 255).clip(0, 255))
 
 
-def map_picture(x, limit: float | None = None) -> np.ndarray:
+def map_picture(x, limit: float | None = None, *, signed: bool = False) -> np.ndarray:
     """Activations (H, W) as a grey picture (H, W), uint8: 0 and below black, `limit` white.
 
-    ``limit`` None: the largest activation.
+    ``limit`` None: the largest magnitude. ``signed``: 0 is mid-grey and ``-limit`` is black.
     """
     x = np.nan_to_num(np.asarray(_plain(x), np.float64))
-    limit = float(x.max(initial=0.0)) if limit is None else limit
+    limit = float((np.abs(x) if signed else x).max(initial=0.0)) if limit is None else limit
+    if signed:
+        return signed_picture(x[None], limit)[:, :, 0]
     return np.rint((x / limit if limit > 0 else x * 0).clip(0, 1) * 255).astype(np.uint8)
 
 

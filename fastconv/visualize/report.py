@@ -120,13 +120,17 @@ class Report:
         return pipeline.transforms if isinstance(pipeline, transforms.Compose) else [pipeline]
 
     @property
+    def is_centred(self) -> bool:
+        """Whether 0 is the data's mean to the model; else it is black."""
+        return any(isinstance(step, transforms.SubtractMean) for step in self._steps())
+
+    @property
     def grey(self) -> float:
         """Grey in the model's units: 0 where a mean is subtracted, else the middle of the range."""
-        steps = self._steps()
-        if any(isinstance(step, transforms.SubtractMean) for step in steps):
+        if self.is_centred:
             return 0.0
         grey = 0.5
-        for step in steps:
+        for step in self._steps():
             if isinstance(step, transforms.Normalize):
                 grey = (grey - step.mean[0]) / step.std[0]
         return grey

@@ -235,7 +235,8 @@ def evolution_page(report: Report) -> None:
             report.folder,
             f"Projections of maps {', '.join(map(str, found.maps))} of {found.layer}, a row each, "
             f"after epochs {epochs}",
-            f"maps {', '.join(map(str, found.maps))} from top to bottom",
+            f"Maps {', '.join(map(str, found.maps))} from top to bottom, epochs {epochs} from left "
+            "to right.",
         )
         report.table(
             ["map", "epoch", "activation", "index", "image"],
