@@ -46,6 +46,9 @@ def add_parser(subparsers) -> None:
     )
     parser.add_argument("--output", metavar="DIR", help="folder of the pages (RUN/visualize)")
     parser.add_argument("--data", metavar="DATA", help="image folder; the run's own")
+    parser.add_argument(
+        "--names", metavar="FILE", help="readable class names: lines of label<TAB>name"
+    )
     parser.add_argument("--compare", metavar="RUN", help="filters: another run beside this one")
     parser.add_argument(
         "--layers", type=_names, metavar="NAME,NAME", help="layers; those with weights, rectified"
@@ -74,13 +77,15 @@ def add_parser(subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from fastconv.run import Run
+    from fastconv.run import Run, read_names
     from fastconv.training.progress import duration, make_progress
     from fastconv.visualize.report import Options, Report
 
     if args.workers < 0:
         raise ValueError(f"--workers: must be at least 0 (got {args.workers})")
     run, _ = open_run(args)
+    if args.names:
+        run.names.update(read_names(args.names))
     other = Run.open(args.compare, weights=args.weights) if args.compare else None
     options = Options(
         layers=args.layers,

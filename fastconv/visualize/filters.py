@@ -34,6 +34,9 @@ class FilterMeasures:
         beyond: (filters,), share of each filter's power at spatial frequencies above half the
             output's sampling rate, 1 / (2 stride) in either direction, which alias.
         beyond_all: the same share of all filters' power together.
+        beyond_noise: that share of white noise, filters without any structure.
+        smoothness: (filters,), the correlation of each filter's neighbouring weights: near 0 for
+            noise, near 1 for smooth edges and blobs.
         spectrum: (64, 64), mean power of the filters, frequency 0 in the middle.
     """
 
@@ -45,12 +48,19 @@ class FilterMeasures:
     threshold: float
     beyond: np.ndarray
     beyond_all: float
+    beyond_noise: float
+    smoothness: np.ndarray
     spectrum: np.ndarray
 
     @property
     def dead_share(self) -> float:
         """Share of the filters that are dead."""
         return float(self.dead.mean())
+
+    @property
+    def noisy_share(self) -> float:
+        """Share of the filters that look like noise: a `smoothness` of less than 0.2 either way."""
+        return float((np.abs(self.smoothness) < 0.2).mean())
 
     def figure(self) -> Any:
         """The mean spectrum with the border of what the stride carries, and the filters' RMS."""
@@ -137,8 +147,20 @@ def filter_measures(model: nn.Module, *, threshold: float = 0.1) -> FilterMeasur
         threshold=threshold,
         beyond=beyond,
         beyond_all=float((power * outside).sum() / max(total.sum(), 1e-300)),
+        beyond_noise=float(outside.mean()),
+        smoothness=_smoothness(weight),
         spectrum=np.fft.fftshift(power.mean(0)),
     )
+
+
+def _smoothness(weight: np.ndarray) -> np.ndarray:
+    """Each filter's products of neighbouring weights against its squares, both per element."""
+    square = np.maximum((weight**2).mean((1, 2, 3)), 1e-300)
+    pairs = [
+        (weight[:, :, 1:] * weight[:, :, :-1]).reshape(len(weight), -1),
+        (weight[:, :, :, 1:] * weight[:, :, :, :-1]).reshape(len(weight), -1),
+    ]
+    return np.concatenate(pairs, 1).mean(1) / square if max(weight.shape[2:]) > 1 else square * 0
 
 
 def _carried(frequency: np.ndarray, stride: int) -> np.ndarray:

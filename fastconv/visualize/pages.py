@@ -30,6 +30,7 @@ from fastconv.visualize.report import Report
 from fastconv.visualize.top_patches import TopActivations, patches, spread_maps, top_activations
 
 _OCCLUDED = 3  # images; each costs some hundred passes
+_JUDGED = 5  # pixels; in smaller filters noise and structure cannot be told apart
 
 
 def filters_page(report: Report) -> None:
@@ -55,6 +56,8 @@ def filters_page(report: Report) -> None:
         ("RMS, largest / median", [f"{m.rms.max() / np.median(m.rms):.1f}" for m in measures]),
         ("power beyond what the stride carries", [f"{100 * m.beyond_all:.1f} %" for m in measures]),
         ("the same, median filter", [f"{100 * np.median(m.beyond):.1f} %" for m in measures]),
+        ("the same, white noise", [f"{100 * m.beyond_noise:.1f} %" for m in measures]),
+        ("correlation of neighbours", [f"{np.median(m.smoothness):.2f}" for m in measures]),
     ]
     page.table(header, [[name, *values] for name, values in rows])
     for run, m in zip(runs, measures, strict=True):
@@ -83,8 +86,15 @@ def _one_runs_filters(report: Report, page, run: Run, prefix: str) -> FilterMeas
         "Power outside the box aliases. Filters below the dashed line count as dead.",
     )
     report.table(
-        ["filter", "rms", "dead", "beyond_nyquist"],
-        zip(range(len(filters)), found.rms, found.dead.astype(int), found.beyond, strict=True),
+        ["filter", "rms", "dead", "beyond_nyquist", "smoothness"],
+        zip(
+            range(len(filters)),
+            found.rms,
+            found.dead.astype(int),
+            found.beyond,
+            found.smoothness,
+            strict=True,
+        ),
         "filters",
         f"filters-{prefix}.csv",
     )
@@ -109,7 +119,14 @@ def _filter_notes(m: FilterMeasures) -> str:
         if m.rms.max() > 5 * np.median(m.rms)
         else ""
     )
-    return f"{dead}, {aliases}{strong}."
+    noisy = ""
+    if min(m.kernel_size) >= _JUDGED and m.noisy_share > 0.5:
+        noisy = (
+            f" {100 * m.noisy_share:.0f} % of the filters have no structure that stands out of "
+            "noise: the tutorial's sign of bad or unfinished training. Initial weights that are "
+            "large beside what is learned stay visible for long, and the aliasing is then theirs."
+        )
+    return f"{dead}, {aliases}{strong}.{noisy}"
 
 
 def maps_page(report: Report) -> None:

@@ -19,7 +19,7 @@ def signed_picture(x, limit: float | None = None) -> np.ndarray:
     Args:
         x: (C, H, W). Three channels are red, green and blue; one is grey; of any other number the
             mean is shown.
-        limit: the magnitude that becomes black or white; None: the 99.9th percentile of the
+        limit: the magnitude that becomes black or white; None: the 99.5th percentile of the
             magnitudes, so that single pixels do not take the contrast from all others.
 
     Returns:
@@ -27,7 +27,7 @@ def signed_picture(x, limit: float | None = None) -> np.ndarray:
     """
     x = _array(x)
     if limit is None:
-        limit = float(np.percentile(np.abs(x), 99.9)) if x.size else 0.0
+        limit = float(np.percentile(np.abs(x), 99.5)) if x.size else 0.0
         limit = limit or float(np.abs(x).max(initial=0.0))
     if not limit > 0:
         return np.full((*x.shape[1:], 3), GREY, np.uint8)

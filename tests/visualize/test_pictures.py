@@ -110,6 +110,19 @@ def test_dead_filters_are_counted():
     found.figure()
 
 
+def test_noise_is_told_from_structure():
+    torch.manual_seed(0)
+    smooth = torch.nn.functional.avg_pool2d(torch.randn(20, 1, 15, 15), 5, 1)
+    for filters, is_noisy in ((list(torch.randn(20, 1, 11, 11)), True), (list(smooth), False)):
+        found = visualize.filter_measures(net_of(filters, 4))
+        assert (found.noisy_share > 0.9) == is_noisy
+        assert (found.beyond_all > 0.9) == is_noisy
+        assert found.beyond_noise == 1 - 1 / 16
+    checks = (-1) ** torch.arange(36.0).view(6, 6) * (-1) ** torch.arange(6.0)[:, None]
+    found = visualize.filter_measures(net_of([torch.ones(1, 6, 6), checks[None]], 1))
+    assert found.smoothness == pytest.approx([1, -1])
+
+
 def test_filters_picture_scales_each_or_all():
     filters = torch.stack([torch.full((3, 2, 2), 1.0), torch.full((3, 2, 2), 0.5)])
     each = visualize.filters_picture(filters, columns=2, side=2)
