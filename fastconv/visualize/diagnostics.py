@@ -313,12 +313,21 @@ def scales_figure(scales: Sequence[ParameterScale]) -> Any:
 def diagnose_activity(activity: dict[str, LayerActivity]) -> list[str]:
     """What dead, dense or alike feature maps mean, for the layers where they are."""
     notes = []
-    dead = [f"{a.layer} ({100 * a.dead.mean():.0f} %)" for a in activity.values() if a.dead.any()]
+    dead = [
+        f"{a.layer} ({a.dead.sum():,} of {len(a.dead):,})"
+        for a in activity.values()
+        if a.dead.any()
+    ]
     if dead:
+        many = max(a.dead.mean() for a in activity.values()) > 0.05
         notes.append(
-            f"Dead maps in {', '.join(dead)}: no image of the sample excites them. Many of them "
-            "point to a learning rate that is or was too high, or to an initialisation out of "
-            "scale."
+            f"Dead maps in {', '.join(dead)}: no image of the sample excites them."
+            + (
+                " That many point to a learning rate that is or was too high, or to an "
+                "initialisation out of scale."
+                if many
+                else " So few do no harm."
+            )
         )
     else:
         notes.append("No dead maps: every one is excited by some image of the sample.")

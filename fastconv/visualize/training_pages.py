@@ -12,7 +12,7 @@ from fastconv.visualize.evolution import evolution
 from fastconv.visualize.report import Report
 from fastconv.visualize.top_patches import Spread, spread_maps, top_activations
 
-_SAMPLE = 256  # images for activations, where --limit says nothing
+_SAMPLE = 256  # images for activations; they are all in memory
 _GRADIENT_SAMPLE = 64
 
 
@@ -37,7 +37,7 @@ def diagnostics_page(report: Report) -> None:
 
 
 def _sample(report: Report) -> tuple[torch.Tensor, torch.Tensor]:
-    chosen = Spread(report.dataset, report.options.limit or _SAMPLE)
+    chosen = Spread(report.dataset, min(report.options.limit or _SAMPLE, _SAMPLE))
     samples = [s for i in range(len(chosen)) if (s := chosen[i]) is not None]
     # In an order that mixes the classes, so that a part of the sample has all of them.
     order = np.random.default_rng(0).permutation(len(samples))

@@ -65,7 +65,7 @@ def test_sick_networks_get_their_diagnosis():
     with torch.no_grad():
         dead[0].bias[1] = -100
     text = " ".join(visualize.diagnose_activity(visualize.layer_activity(dead, [images(200)])))
-    assert "Dead maps in 1 (25 %)" in text
+    assert "Dead maps in 1 (1 of 4)" in text and "learning rate" in text
     deaf = small_net()
     with torch.no_grad():
         deaf[3].bias.fill_(50)
