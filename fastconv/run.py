@@ -6,6 +6,7 @@
 | ``statistics.safetensors`` | what the transforms need of the training images: mean, PCA |
 | ``last.safetensors`` | weights after the last finished epoch, or where training was stopped |
 | ``best.safetensors`` | weights of the epoch with the highest validation top-1 |
+| ``snapshots/0005.safetensors`` | weights after epoch 5, where snapshots were asked for |
 | ``state.pt`` | all that is needed to go on; loads with ``weights_only=True`` |
 | ``log.csv``, ``curves.png`` | one row an epoch; the same as a picture |
 | ``unreadable.log`` | names of the images that were skipped, if any |
@@ -29,7 +30,7 @@ from fastconv.models import create_model
 
 FORMAT = 1
 CONFIG, STATISTICS, LOG = "run.json", "statistics.safetensors", "log.csv"
-UNREADABLE = "unreadable.log"
+UNREADABLE, SNAPSHOTS = "unreadable.log", "snapshots"
 
 
 class RunError(ValueError):
@@ -51,7 +52,8 @@ class Run:
         path: the folder.
         config: the contents of run.json.
         model: the network in eval mode, with the weights asked for.
-        weights: "best" or "last"; None where the run was opened or created without.
+        weights: "best", "last" or the epoch of a snapshot; None where the run was opened or created
+            without.
         classes: labels in the order of the model's outputs.
         statistics: tensors of the transforms.
         transform: the evaluation pipeline, PIL image -> float tensor (C, H, W).
@@ -67,7 +69,7 @@ class Run:
         self.path = Path(path)
         self.config = config
         self.statistics = statistics
-        self.weights: str | None = None
+        self.weights: str | int | None = None
         try:
             self.classes: list[str] = list(config["classes"])
             self.names: dict[str, str] = dict(config.get("names") or {})
@@ -137,12 +139,13 @@ class Run:
         return run
 
     @classmethod
-    def open(cls, path: str | Path, weights: str | None = "best") -> Run:
+    def open(cls, path: str | Path, weights: str | int | None = "best") -> Run:
         """Open the run in the folder `path`.
 
         Args:
             path: the folder (or its run.json).
-            weights: "best", "last", or None to leave the model as initialised.
+            weights: "best", "last", the epoch of a snapshot, or None to leave the model as
+                initialised.
 
         Raises:
             FileNotFoundError: no such folder, or no such weights yet.
@@ -157,11 +160,16 @@ class Run:
             run.load_weights(weights)
         return run
 
-    def load_weights(self, weights: str) -> None:
-        """Load "best" or "last" into ``self.model``; errors as in `open`."""
-        if weights not in ("best", "last"):
-            raise ValueError(f"weights: must be 'best' or 'last' (got {weights!r})")
+    def load_weights(self, weights: str | int) -> None:
+        """Load "best", "last" or a snapshot into ``self.model``; errors as in `open`."""
+        if weights not in ("best", "last") and not _is_epoch(weights):
+            raise ValueError(
+                f"weights: must be 'best' or 'last', or the epoch of a snapshot (got {weights!r})"
+            )
         path = self.weights_path(weights)
+        if _is_epoch(weights) and not path.exists():
+            kept = ", ".join(map(str, self.snapshots)) or "none"
+            raise FileNotFoundError(f"{path}: no such snapshot; there are: {kept}")
         if not path.exists():
             raise FileNotFoundError(
                 f"{path}: not there yet; it is written when the run's first epoch ends"
@@ -170,9 +178,17 @@ class Run:
         load_tensors(self.model, tensors, path)
         self.weights = weights
 
-    def weights_path(self, weights: str) -> Path:
-        """The file of the "best" or "last" weights."""
+    def weights_path(self, weights: str | int) -> Path:
+        """The file of the "best" or "last" weights, or of the snapshot after an epoch."""
+        if isinstance(weights, int):
+            return self.path / SNAPSHOTS / f"{weights:04}.safetensors"
         return self.path / f"{weights}.safetensors"
+
+    @property
+    def snapshots(self) -> list[int]:
+        """The epochs after which the weights were kept, rising."""
+        found = (self.path / SNAPSHOTS).glob("*.safetensors")
+        return sorted(int(file.stem) for file in found if file.stem.isdigit())
 
     @property
     def history(self) -> list[dict[str, float | None]]:
@@ -296,6 +312,10 @@ def _read_run_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise RunError(str(error)) from None
     except FileNotFoundError:
         raise RunError(f"{path.parent}: damaged run (it has no {path.name})") from None
+
+
+def _is_epoch(weights: object) -> bool:
+    return isinstance(weights, int) and not isinstance(weights, bool)
 
 
 def _brief(error: Exception) -> str:

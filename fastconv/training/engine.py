@@ -374,6 +374,8 @@ class Trainer:
         self._write_weights("last")
         if self.best["step"] == self.global_step:
             self._write_weights("best")
+        if self.epoch in (self.settings.snapshots or ()):
+            self._write_weights(self.epoch)
         history.write_log(self.run.path / LOG, self.history)
         self._write_unreadable()
 
@@ -385,7 +387,8 @@ class Trainer:
             with atomic_open(self.run.path / UNREADABLE) as f:
                 f.write("".join(f"{name}\n" for name in names).encode())
 
-    def _write_weights(self, name: str) -> None:
+    def _write_weights(self, name: str | int) -> None:
+        self.run.weights_path(name).parent.mkdir(exist_ok=True)
         metadata = {"format": "pt", "epoch": self.epoch, "step": self.global_step}
         write_tensors(self.run.weights_path(name), self.model.state_dict(), metadata)
 

@@ -120,6 +120,9 @@ class Settings:
     save_every: str = _setting(
         "run", "str", "5m", "how often to save within an epoch: 500 (steps), 90s or 5m"
     )
+    snapshots: list[int] | None = _setting(
+        "run", "ints", None, "epochs after which to keep the weights, e.g. 1,2,5,10"
+    )
 
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):

@@ -22,7 +22,7 @@ from fastconv.training.progress import Progress
 from fastconv.training.settings import Settings, SettingsError
 
 # What may differ when a run is resumed: it changes where and how fast, not what is computed.
-RUNTIME_SETTINGS = ("data", "device", "threads", "workers", "save_every")
+RUNTIME_SETTINGS = ("data", "device", "threads", "workers", "save_every", "snapshots")
 _NAMES = "classes.tsv"
 
 
