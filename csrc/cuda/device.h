@@ -42,6 +42,14 @@ inline void check_image_size(const char* op, const char* name, int64_t elements)
 inline void check_pool2d_image(const char* op, const Pool2d& p) {
   check_image_size(op, "input", p.channels * p.h.input * p.w.input);
   check_image_size(op, "output", p.channels * p.h.output * p.w.output);
+  for (const Window* axis : {&p.h, &p.w}) {  // positions in the padded input are 32-bit numbers
+    const int64_t span = axis->dilation * (axis->kernel - 1) + 1;
+    FASTCONV_CHECK(op, axis->input + 2 * axis->padding + span <= INT32_MAX,
+                   "the padded input and the window must span less than 2^31 elements on a GPU "
+                   "(got input size ",
+                   axis->input, ", kernel_size=", axis->kernel, ", padding=", axis->padding,
+                   ", dilation=", axis->dilation, ")");
+  }
 }
 
 // Kernels count pixels and taps in 32 bits, and step within an image in 32 bits.

@@ -24,11 +24,13 @@
 
 namespace fastconv {
 
-// kernel<<<grid, block, shared, stream>>>(args...) and what became of the launch. `shared` counts
-// bytes; above 48 KiB a kernel must be allowed to have them.
+// kernel<<<grid, block, shared, stream>>>(args...) and what became of the launch; without a block
+// there is nothing to do. `shared` counts bytes; above 48 KiB a kernel must be allowed to have
+// them.
 template <typename... Params, typename... Args>
 cudaError_t launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared,
                    cudaStream_t stream, Args... args) {
+  if (grid.x == 0) return cudaSuccess;
   constexpr size_t kAlwaysAllowed = 48 << 10;
   if (shared > kAlwaysAllowed) {
     const cudaError_t error =

@@ -35,15 +35,20 @@ __device__ __forceinline__ WindowElements<scalar_t> pool_window(const scalar_t* 
           p.w.kernel};
 }
 
-// body(pack, position) for each tap of kCount windows side by side, row by row.
+// body(pack, position) for the taps of row r of kCount windows side by side.
+template <int kCount, typename scalar_t, class F>
+__device__ __forceinline__ void for_row_taps(const WindowElements<scalar_t>& a, int r,
+                                             const F& body) {
+  for (int s = int(a.s0); s < int(a.s1); ++s) {
+    body(load_pack<kCount>(a.origin + (r * int(a.row_step) + s * int(a.column_step))),
+         r * int(a.kernel_w) + s);
+  }
+}
+
+// The same for every tap, row by row.
 template <int kCount, typename scalar_t, class F>
 __device__ __forceinline__ void for_pack_taps(const WindowElements<scalar_t>& a, const F& body) {
-  for (int r = int(a.r0); r < int(a.r1); ++r) {
-    for (int s = int(a.s0); s < int(a.s1); ++s) {
-      body(load_pack<kCount>(a.origin + (r * int(a.row_step) + s * int(a.column_step))),
-           r * int(a.kernel_w) + s);
-    }
-  }
+  for (int r = int(a.r0); r < int(a.r1); ++r) for_row_taps<kCount>(a, r, body);
 }
 
 template <typename scalar_t>
@@ -52,15 +57,16 @@ __device__ __forceinline__ WindowElements<scalar_t> beside(WindowElements<scalar
   return a;
 }
 
-// Windows out of the ordinary are rare: called, not inlined, they cost the others nothing.
+// Windows out of the ordinary are rare: called, not inlined, they cost the others nothing. They go
+// by value, in registers; by reference they would need a stack frame.
 template <typename scalar_t>
 __device__ FASTCONV_NOINLINE Drawn<accumulate_t<scalar_t>> draw_specially(
-    const WindowElements<scalar_t>& window, float uniform) {
+    WindowElements<scalar_t> window, float uniform) {
   return stochastic_draw(window, uniform);
 }
 template <typename scalar_t>
 __device__ FASTCONV_NOINLINE Mean<accumulate_t<scalar_t>> mean_specially(
-    const WindowElements<scalar_t>& window) {
+    WindowElements<scalar_t> window) {
   return stochastic_mean(window);
 }
 
@@ -125,13 +131,20 @@ __device__ __forceinline__ void window_means(const WindowElements<scalar_t>& win
                                              acc_t (&mean)[kCount], acc_t (&sum)[kCount]) {
   acc_t squares[kCount] = {};
   for (int i = 0; i < kCount; ++i) sum[i] = 0;
-  for_pack_taps<kCount>(window, [&](const auto& pack, int) {
+  for (int r = int(window.r0); r < int(window.r1); ++r) {  // so rounding grows more slowly
+    acc_t row_sum[kCount] = {}, row_squares[kCount] = {};
+    for_row_taps<kCount>(window, r, [&](const auto& pack, int) {
+      for (int i = 0; i < kCount; ++i) {
+        const acc_t a = to_acc(pack.lane[i]), positive = a <= 0 ? acc_t(0) : a;
+        row_sum[i] += positive;
+        row_squares[i] += positive * positive;
+      }
+    });
     for (int i = 0; i < kCount; ++i) {
-      const acc_t a = to_acc(pack.lane[i]), positive = a <= 0 ? acc_t(0) : a;
-      sum[i] += positive;
-      squares[i] += positive * positive;
+      sum[i] += row_sum[i];
+      squares[i] += row_squares[i];
     }
-  });
+  }
   for (int i = 0; i < kCount; ++i) {
     mean[i] = squares[i] / (sum[i] > 0 ? sum[i] : acc_t(1));
     // Within these bounds no square that matters overflows or vanishes, even in float.

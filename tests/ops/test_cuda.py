@@ -234,6 +234,19 @@ def test_an_image_beyond_the_limit_is_refused():
         max_pool2d(x)
 
 
+def test_a_window_beyond_the_limit_is_refused():
+    x = torch.zeros(1, 2, 4, 4, device="cuda")
+    with pytest.raises(RuntimeError, match="avg_pool2d: the padded input and the window must span"):
+        fastconv.avg_pool2d(x, (2**31 - 1, 1), 1, (2**30 - 1, 0))
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 0, 3), (0, 4, 3, 3)])
+def test_maxout_without_elements(shape):
+    x = torch.zeros(shape, device="cuda", requires_grad=True)
+    fastconv.maxout(x, 2).sum().backward()
+    assert x.grad.shape == shape
+
+
 def test_training_a_small_net_on_the_gpu():
     torch.manual_seed(0)
     model = fastconv.create_model("digits_convnet", num_classes=10).cuda()

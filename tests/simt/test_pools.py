@@ -159,11 +159,11 @@ def test_draws_of_every_dtype_and_of_special_values(dtype, last):
     assert_draws(CASES["alexnet"], dtype, last, misaligned=True)
 
 
-def assert_means(case, dtype, last, special=False):
+def assert_means(case, dtype, last, special=False, misaligned=False):
     shape, kernel, stride, padding, _, ceil_mode = case
     rule = kernel, stride, padding, ceil_mode
     x = activations(shape, dtype, special)
-    options, pooled = options_of(case, dtype, last)
+    options, pooled = options_of(case, dtype, last, misaligned=misaligned)
     (mean,) = simt.run("stochastic_pool2d", [x], [(pooled, dtype)], entry="mean", **options)
     grad = sample(*pooled, dtype=dtype, seed=1)
     (dx,) = simt.run("stochastic_pool2d", [x, grad], [(shape, dtype)], entry="grad", **options)
@@ -197,7 +197,15 @@ def test_means(case, last):
 @EVERY_DTYPE
 def test_means_of_every_dtype_and_of_special_values(dtype, last):
     assert_means(CASES["alexnet"], dtype, last)
-    assert_means(CASES["alexnet"], dtype, last, special=True)
+    assert_means(CASES["alexnet"], dtype, last, special=True, misaligned=True)
+
+
+@LAST
+@pytest.mark.parametrize("stride", [5, 16])
+def test_means_of_large_windows(stride, last):
+    # Sums of hundreds of elements: added one after the other they would be too far off.
+    window = (16, 16), (stride, stride), (0, 0), (1, 1), False
+    assert_means(((1, 4, 32, 32), *window), torch.float32, last)
 
 
 @LAST
@@ -219,5 +227,23 @@ def test_maxout(shape, pool_size, stride, dtype, last):
         assert_equal(got[0], y)
         assert_equal(got[1], switches)
     grad = sample(*y.shape, dtype=dtype, seed=1)
-    (got,) = simt.run("maxout", [grad, switches], [(shape, dtype)], entry="backward", **options)
-    assert_equal(got, ops.maxout_backward(grad, switches, maps, last, pool_size, stride))
+    for misaligned in (False, True):
+        (got,) = simt.run(
+            "maxout", [grad, switches], [(shape, dtype)], entry="backward", misaligned=misaligned,
+            **options,
+        )  # fmt: skip
+        assert_equal(got, ops.maxout_backward(grad, switches, maps, last, pool_size, stride))
+
+
+def test_empty_tensors_are_no_fault():
+    shape, pooled, kind = (2, 0, 4, 4), (2, 0, 2, 2), torch.float32
+    case = (shape, (2, 2), (2, 2), (0, 0), (1, 1), False)
+    options, _ = options_of(case, kind, False, False)
+    inputs = [torch.zeros(pooled), torch.zeros(pooled, dtype=torch.uint8)]
+    simt.run("max_unpool2d", inputs, [(shape, kind)], entry="forward", **options)
+    simt.run("max_unpool2d", inputs, [(pooled, kind)], entry="backward", **options)
+    options, _ = options_of(case, kind, False, True, 0)
+    simt.run("avg_pool2d", inputs[:1], [(shape, kind)], entry="backward", **options)
+    ints = [2, 0, 4, 2, 2, 2, False]  # no pixels
+    outputs = [((2, 2, 0, 3), kind), ((2, 2, 0, 3), torch.uint8)]
+    simt.run("maxout", [torch.zeros(2, 4, 0, 3)], outputs, entry="forward", ints=ints)
