@@ -119,14 +119,13 @@ def _filter_notes(m: FilterMeasures) -> str:
         if m.rms.max() > 5 * np.median(m.rms)
         else ""
     )
-    noisy = ""
     if min(m.kernel_size) >= _JUDGED and m.noisy_share > 0.5:
-        noisy = (
-            f" {100 * m.noisy_share:.0f} % of the filters have no structure that stands out of "
-            "noise: the tutorial's sign of bad or unfinished training. Initial weights that are "
-            "large beside what is learned stay visible for long, and the aliasing is then theirs."
+        aliases = (
+            f"but {100 * m.noisy_share:.0f} % have no structure that stands out of noise, the "
+            "tutorial's sign of bad or unfinished training; initial weights that are large beside "
+            "what is learned stay visible for long, and what aliases is then their noise"
         )
-    return f"{dead}, {aliases}{strong}.{noisy}"
+    return f"{dead}, {aliases}{strong}."
 
 
 def maps_page(report: Report) -> None:
