@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -26,7 +25,7 @@ from fastconv.visualize.invariance import (
 )
 from fastconv.visualize.occlusion import occlusion
 from fastconv.visualize.pictures import enlarge, grid, pixel_picture, signed_picture
-from fastconv.visualize.report import Report
+from fastconv.visualize.report import Report, title_of
 from fastconv.visualize.top_patches import TopActivations, patches, spread_maps, top_activations
 
 _OCCLUDED = 3  # images; each costs some hundred passes
@@ -44,7 +43,7 @@ def filters_page(report: Report) -> None:
     runs = [report.run] + ([report.other] if report.other else [])
     measures = [_one_runs_filters(report, page, run, str(i)) for i, run in enumerate(runs)]
     page.heading("Measures")
-    header = ["measure", *(_name(run) for run in runs)]
+    header = ["measure", *(title_of(run) for run in runs)]
     rows = [
         ("filters", [len(m.rms) for m in measures]),
         ("size, pixels", [f"{m.kernel_size[0]}x{m.kernel_size[1]}" for m in measures]),
@@ -61,13 +60,13 @@ def filters_page(report: Report) -> None:
     ]
     page.table(header, [[name, *values] for name, values in rows])
     for run, m in zip(runs, measures, strict=True):
-        page.note(f"{_name(run)}: {_filter_notes(m)}")
+        page.note(f"{title_of(run)}: {_filter_notes(m)}")
     report.write(page, "filters")
 
 
 def _one_runs_filters(report: Report, page, run: Run, prefix: str) -> FilterMeasures:
     filters, found = first_layer_filters(run.model).cpu(), filter_measures(run.model)
-    page.heading(f"{_name(run)}: {found.layer}")
+    page.heading(f"{title_of(run)}: {found.layer}")
     count = f"{len(filters)} filters of {found.kernel_size[0]}x{found.kernel_size[1]} pixels"
     gallery = []
     for scale, text in (
@@ -357,7 +356,3 @@ def _distinct(names: list[str]) -> list[str]:
         seen[name] += 1
         result.append(f"{name} {seen[name]}" if count[name] > 1 else name)
     return result
-
-
-def _name(run: Run) -> str:
-    return f"{run.config['model']['name']}, {Path(run.path).name}"

@@ -97,7 +97,7 @@ class Report:
     @property
     def title(self) -> str:
         """The model's name and the run's."""
-        return f"{self.run.config['model']['name']}, {self.run.path.name}"
+        return title_of(self.run)
 
     @property
     def dataset(self) -> Any:
@@ -257,6 +257,12 @@ class Report:
                 self.progress.finish()
 
         return update
+
+
+def title_of(run: Run) -> str:
+    """The model's name and the run's, which often has the model's in it."""
+    model, name = run.config["model"]["name"], run.path.resolve().name
+    return name if name.startswith(model) else f"{model}, {name}"
 
 
 def _cell(value: object) -> object:
