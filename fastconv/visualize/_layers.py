@@ -10,8 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastconv.nn import DropConnectLinear, TiledConv2d
+
 # Layers that weigh their inputs: what the papers count as the layers of a network.
-WEIGHTED = (nn.Conv2d, nn.Linear)
+CONVOLUTIONS = (nn.Conv2d, TiledConv2d)
+WEIGHTED = (*CONVOLUTIONS, nn.Linear)
 RECTIFIERS = (nn.ReLU, nn.ReLU6)
 
 
@@ -45,14 +48,11 @@ def main_layers(model: nn.Module, kinds: tuple[type, ...] | None = None) -> list
     Args:
         kinds: of these weighted layers only, such as ``(nn.Conv2d,)``; None: of all.
     """
-    from fastconv import nn as fnn
-
-    weighted = (*WEIGHTED, fnn.TiledConv2d)
-    wanted = weighted if kinds is None else kinds
+    wanted = WEIGHTED if kinds is None else kinds
     names: list[str] = []
     is_open = False  # the last weighted layer is wanted, and its rectifier has not come yet
     for name, module in model.named_modules():
-        if isinstance(module, weighted):
+        if isinstance(module, WEIGHTED):
             is_open = isinstance(module, wanted)
             if is_open:
                 names.append(name)
@@ -64,17 +64,28 @@ def main_layers(model: nn.Module, kinds: tuple[type, ...] | None = None) -> list
 
 @contextlib.contextmanager
 def looking(model: nn.Module) -> Iterator[None]:
-    """``model`` in evaluation mode and writing nothing in place; then as it was before."""
+    """``model`` in evaluation mode, writing nothing in place and drawing nothing; then as before.
+
+    DropConnect layers that sample their inference take its mean: the same at every look.
+    """
     training = {module: module.training for module in model.modules()}
     inplace = [m for m in model.modules() if getattr(m, "inplace", False) is True]
+    sampling = [
+        m for m in model.modules() if isinstance(m, DropConnectLinear) and m.inference != "mean"
+    ]
+    inference = [module.inference for module in sampling]
     try:
         model.eval()
         for module in inplace:
             module.inplace = False
+        for module in sampling:
+            module.inference = "mean"
         yield
     finally:
         for module in inplace:
             module.inplace = True
+        for module, value in zip(sampling, inference, strict=True):
+            module.inference = value
         for module, mode in training.items():
             module.training = mode
 

@@ -59,7 +59,8 @@ class Deconvnet:
     ``LocalContrastNorm``           ("gradient").
     ==============================  ==============================================================
 
-    The network runs in evaluation mode and is left as it was: its parameters get no gradients.
+    The network runs in evaluation mode, DropConnect with its mean inference, and is left as it was:
+    its parameters get no gradients.
 
     Args:
         model: a network of layers as modules, ``torch.nn``'s or fastconv's, images in.
@@ -190,9 +191,7 @@ class Deconvnet:
         if isinstance(module, RECTIFIERS):
             return None if self.backward == "gradient" else self._rectify
         if isinstance(module, fnn.Conv2d | fnn.DropConnectLinear) and module.activation == "relu":
-            averages = getattr(module, "inference", "mean") == "gaussian"  # behind the ReLU
-            if self.backward != "gradient" and not averages:
-                return self._rectify_fused
+            return None if self.backward == "gradient" else self._rectify_fused
         if isinstance(module, nn.MaxPool2d):
             # To accumulate is what the gradient of pooling does.
             return self._unpool if self.unpool == "overwrite" else None

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from fastconv import nn as fnn
 from fastconv.ops._arguments import pair
 from fastconv.visualize import _figures
+from fastconv.visualize._layers import CONVOLUTIONS
 from fastconv.visualize.pictures import enlarge, grid, signed_picture
 
 _SPECTRUM = 64  # points of the spectrum along an axis; filters are padded with zeros to it
@@ -94,7 +94,7 @@ def first_layer(model: nn.Module) -> tuple[str, nn.Module]:
         ValueError: the model has none.
     """
     for name, module in model.named_modules():
-        if isinstance(module, nn.Conv2d | fnn.TiledConv2d):
+        if isinstance(module, CONVOLUTIONS):
             return name, module
     raise ValueError(f"filters: the model must have a convolution (got {type(model).__name__})")
 

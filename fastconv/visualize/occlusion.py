@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from fastconv.visualize import _figures
-from fastconv.visualize._layers import OUTPUT, device_of, features, main_layers
+from fastconv.visualize._layers import CONVOLUTIONS, OUTPUT, device_of, features, main_layers
 
 
 @dataclass(frozen=True)
@@ -178,9 +178,7 @@ def occlusion(
     if size > min(height, width):
         raise ValueError(f"occlusion: size must fit {height}x{width} images (got size={size})")
     if layer is None:
-        from fastconv.nn import TiledConv2d
-
-        layer = (main_layers(model, (nn.Conv2d, TiledConv2d)) or main_layers(model))[-1]
+        layer = (main_layers(model, CONVOLUTIONS) or main_layers(model))[-1]
     image = image.to(device_of(model))
     fill = torch.as_tensor(fill, dtype=image.dtype, device=image.device).reshape(-1, 1, 1)
     whole = features(model, image[None], [layer, OUTPUT])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -26,7 +25,7 @@ from fastconv.visualize.invariance import (
 )
 from fastconv.visualize.occlusion import occlusion
 from fastconv.visualize.pictures import enlarge, grid, pixel_picture, signed_picture
-from fastconv.visualize.report import Report
+from fastconv.visualize.report import Report, title_of
 from fastconv.visualize.top_patches import TopActivations, patches, spread_maps, top_activations
 
 _OCCLUDED = 3  # images; each costs some hundred passes
@@ -44,7 +43,7 @@ def filters_page(report: Report) -> None:
     runs = [report.run] + ([report.other] if report.other else [])
     measures = [_one_runs_filters(report, page, run, str(i)) for i, run in enumerate(runs)]
     page.heading("Measures")
-    header = ["measure", *(_name(run) for run in runs)]
+    header = ["measure", *(title_of(run) for run in runs)]
     rows = [
         ("filters", [len(m.rms) for m in measures]),
         ("size, pixels", [f"{m.kernel_size[0]}x{m.kernel_size[1]}" for m in measures]),
@@ -61,13 +60,13 @@ def filters_page(report: Report) -> None:
     ]
     page.table(header, [[name, *values] for name, values in rows])
     for run, m in zip(runs, measures, strict=True):
-        page.note(f"{_name(run)}: {_filter_notes(m)}")
+        page.note(f"{title_of(run)}: {_filter_notes(m)}")
     report.write(page, "filters")
 
 
 def _one_runs_filters(report: Report, page, run: Run, prefix: str) -> FilterMeasures:
     filters, found = first_layer_filters(run.model).cpu(), filter_measures(run.model)
-    page.heading(f"{_name(run)}: {found.layer}")
+    page.heading(f"{title_of(run)}: {found.layer}")
     count = f"{len(filters)} filters of {found.kernel_size[0]}x{found.kernel_size[1]} pixels"
     gallery = []
     for scale, text in (
@@ -119,14 +118,13 @@ def _filter_notes(m: FilterMeasures) -> str:
         if m.rms.max() > 5 * np.median(m.rms)
         else ""
     )
-    noisy = ""
     if min(m.kernel_size) >= _JUDGED and m.noisy_share > 0.5:
-        noisy = (
-            f" {100 * m.noisy_share:.0f} % of the filters have no structure that stands out of "
-            "noise: the tutorial's sign of bad or unfinished training. Initial weights that are "
-            "large beside what is learned stay visible for long, and the aliasing is then theirs."
+        aliases = (
+            f"but {100 * m.noisy_share:.0f} % have no structure that stands out of noise, the "
+            "tutorial's sign of bad or unfinished training; initial weights that are large beside "
+            "what is learned stay visible for long, and what aliases is then their noise"
         )
-    return f"{dead}, {aliases}{strong}.{noisy}"
+    return f"{dead}, {aliases}{strong}."
 
 
 def maps_page(report: Report) -> None:
@@ -358,7 +356,3 @@ def _distinct(names: list[str]) -> list[str]:
         seen[name] += 1
         result.append(f"{name} {seen[name]}" if count[name] > 1 else name)
     return result
-
-
-def _name(run: Run) -> str:
-    return f"{run.config['model']['name']}, {Path(run.path).name}"

@@ -11,16 +11,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastconv import data
-from fastconv import nn as fnn
 from fastconv._files import atomic_open, atomic_path
 from fastconv.data import transforms
 from fastconv.run import Run
 from fastconv.visualize import _figures, pictures
 from fastconv.visualize._html import Page
-from fastconv.visualize._layers import device_of, features, main_layers
+from fastconv.visualize._layers import CONVOLUTIONS, device_of, features, main_layers
 
 # Steps that change colours alone; what is left of a pipeline shows the pixels that the model sees.
 _COLOUR_STEPS = (transforms.SubtractMean, transforms.Normalize, transforms.PCANoise)
@@ -98,7 +97,7 @@ class Report:
     @property
     def title(self) -> str:
         """The model's name and the run's."""
-        return f"{self.run.config['model']['name']}, {self.run.path.name}"
+        return title_of(self.run)
 
     @property
     def dataset(self) -> Any:
@@ -162,7 +161,7 @@ class Report:
 
     def conv_layers(self) -> list[str]:
         """The layers asked for, or the rectified outputs of the convolutions."""
-        return self.options.layers or main_layers(self.model, (nn.Conv2d, fnn.TiledConv2d))
+        return self.options.layers or main_layers(self.model, CONVOLUTIONS)
 
     def examples(self, count: int | None = None) -> list[Example]:
         """The images of the studies, at most ``count``."""
@@ -258,6 +257,12 @@ class Report:
                 self.progress.finish()
 
         return update
+
+
+def title_of(run: Run) -> str:
+    """The model's name and the run's, which often has the model's in it."""
+    model, name = run.config["model"]["name"], run.path.resolve().name
+    return name if name.startswith(model) else f"{model}, {name}"
 
 
 def _cell(value: object) -> object:

@@ -70,6 +70,24 @@ def step_by_step(stages, x, top, map, unpool="accumulate"):
                     s, sw, *w, output_size=size, mode=unpool
                 )
             )
+        elif isinstance(stage, nn.AvgPool2d):
+            window = (stage.kernel_size, stage.stride, stage.padding, stage.ceil_mode)
+            pool = lambda v, w=window: F.avg_pool2d(v, *w)  # noqa: E731
+            x = pool(below)
+            down.append(lambda s, p=pool, b=below: torch.func.vjp(p, b)[1](s)[0])
+        elif isinstance(stage, fnn.StochasticPool2d):
+            x = stage(below)
+            window = (stage.kernel_size, stage.stride, stage.padding)
+            _, switches = fastconv.max_pool2d_with_switches(below, *window, stage.ceil_mode)
+            down.append(
+                lambda s, w=window, sw=switches, size=below.shape: fastconv.max_unpool2d(
+                    s, sw, *w, output_size=size
+                )
+            )
+        elif isinstance(stage, fnn.DropConnectLinear):
+            keep = 1 - stage.p
+            x = (F.linear(x, stage.weight, stage.bias) * keep).relu()
+            down += [lambda s, stage=stage, keep=keep: keep * s @ stage.weight, torch.relu]
         elif isinstance(stage, nn.Linear):
             x = F.linear(x, stage.weight, stage.bias)
             down.append(lambda s, stage=stage: s @ stage.weight)
@@ -120,9 +138,13 @@ def test_equals_the_way_back_layer_by_layer(layer, unpool):
         ("alexnet", (1, 3, 67, 75), {"init": "he"}),
         ("zfnet", (1, 3, 80, 64), {"init": "he"}),
         ("digits_convnet", (3, 1, 8, 8), {}),
+        ("cifar_stochastic_pooling", (2, 3, 32, 32), {}),
+        ("cifar_dropconnect", (2, 3, 32, 32), {}),
+        ("mnist_dropconnect", (2, 1, 28, 28), {}),
     ],
 )
 def test_on_every_model_of_the_package(name, shape, kwargs):
+    assert len(fastconv.list_models()) == 6, "a new model belongs here"
     torch.manual_seed(0)
     net = fastconv.create_model(name, **kwargs).double().eval()
     x = images(*shape)
