@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 from fastconv._version import __version__
 from fastconv.cli import eval as eval_command
-from fastconv.cli import info, predict, train
+from fastconv.cli import export, info, predict, train
 
-COMMANDS = (info, train, eval_command, predict)
+COMMANDS = (info, train, eval_command, predict, export)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -370,7 +370,8 @@ class Trainer:
     def _kept(self) -> str:
         """Where training can go on from, in words."""
         epoch, step = divmod(self._saved_step, self.steps_per_epoch)
-        best = f", best.safetensors of epoch {self.best['epoch']}" if self.best["epoch"] else ""
+        best = self.run.weights_path("best")
+        best = f", and {best.name}" if best.exists() else ""
         return (
             f"what is kept in {self.run.path}: {checkpoint.STATE} of epoch {epoch + 1}, {step} of "
             f"{self.steps_per_epoch} steps done{best}"
