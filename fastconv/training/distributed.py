@@ -53,7 +53,7 @@ class World:
             return model
         ids = [device.index] if device.type == "cuda" else None
         return nn.parallel.DistributedDataParallel(
-            model, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
+            model, device_ids=ids, gradient_as_bucket_view=True
         )
 
     def without_exchange(self, network: nn.Module) -> contextlib.AbstractContextManager:
