@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
@@ -15,6 +16,13 @@ from safetensors.torch import save_file
 
 class FileFormatError(ValueError):
     """A file that is damaged or not of the expected kind; the message names it."""
+
+
+class WriteError(OSError):
+    """A file that could not be written, for lack of room or a failing disk.
+
+    The message names the file and the reason. What the file held before, it still holds.
+    """
 
 
 @contextlib.contextmanager
@@ -31,8 +39,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
         with open(temporary, "rb+") as f:
             os.fsync(f.fileno())
         os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if reason := _why_not_written(error):
+            raise WriteError(f"{path}: not written: {reason}") from error
         raise
     if os.name == "posix":
         folder = os.open(path.parent, os.O_RDONLY)
@@ -47,6 +58,23 @@ def atomic_open(path: Path) -> Iterator[BinaryIO]:
     """As `atomic_path`, opened for writing bytes."""
     with atomic_path(path) as temporary, open(temporary, "wb") as f:
         yield f
+
+
+def _why_not_written(error: BaseException | None) -> str | None:
+    """The system's reason for a failed write; None where the error is of another kind.
+
+    torch.save and safetensors do not pass the system's error on: with the one it is the context of
+    an error about positions in the file, with the other a part of the message.
+    """
+    while error is not None:
+        if isinstance(error, OSError):
+            return error.strerror or str(error)
+        if isinstance(error, SafetensorError) and (
+            number := re.search(r"os error (\d+)", str(error))
+        ):
+            return os.strerror(int(number[1]))
+        error = error.__context__
+    return None
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 from fastconv._version import __version__
 from fastconv.cli import eval as eval_command
-from fastconv.cli import info, predict, train, visualize
+from fastconv.cli import export, info, pack, predict, train, visualize
 
-COMMANDS = (info, train, eval_command, predict, visualize)
+COMMANDS = (info, train, eval_command, predict, visualize, pack, export)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -51,12 +51,16 @@ def _status_of(error: Exception) -> int | None:
     """The exit status for errors whose message is for the user; None for our own mistakes."""
     import torch
 
-    from fastconv.training import TrainingDiverged
+    from fastconv._files import WriteError
+    from fastconv.training import ProcessLost, TrainingDiverged
 
     if isinstance(error, torch.OutOfMemoryError):
-        error.args = (f"out of GPU memory; a smaller --batch-size helps ({error})",)
+        error.args = (
+            "out of GPU memory; a smaller --batch-size helps, or --grad-accum-steps 2, which "
+            f"computes the same batch in two parts ({error})",
+        )
         return 1
-    if isinstance(error, TrainingDiverged):
+    if isinstance(error, TrainingDiverged | ProcessLost | WriteError):
         return 1
     user_errors = (ValueError, FileNotFoundError, NotADirectoryError, PermissionError, ImportError)
     return 2 if isinstance(error, user_errors) else None

@@ -27,7 +27,7 @@ def open_run(args: argparse.Namespace):
     import torch
 
     from fastconv.run import Run
-    from fastconv.training.engine import pick_device
+    from fastconv.training.devices import pick_device
 
     if args.threads:
         torch.set_num_threads(args.threads)

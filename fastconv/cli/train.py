@@ -14,6 +14,7 @@ _EPILOG = """\
 Without DATA it trains a small convnet on scikit-learn's handwritten digits, in about a minute.
 Defaults that depend on the model are those of its paper. Flags override --config.
 Ctrl-C saves and stops; a second one quits at once.
+Several devices: torchrun --nproc-per-node N -m fastconv train ... ; --batch-size counts all images.
 """
 
 
@@ -100,17 +101,27 @@ def run(args: argparse.Namespace) -> int:
     from fastconv import training
     from fastconv.training.progress import make_progress
 
-    progress = make_progress()
-    with training.stop_on_signals() as stop:
+    # For the setup of torchrun's processes too: a signal then must not end them half-way.
+    with training.stop_on_signals() as stop, training.join() as world:
+        progress = make_progress() if world.leads else None
+        common = {"progress": progress, "stop": stop, "world": world}
         if settings is not None:
-            trainer = training.start(settings, progress=progress, stop=stop)
+            trainer = training.start(settings, **common)
         else:
             overrides = {name: coerce(name, value) for name, value in given.items()}
-            trainer = training.resume(resume, overrides, progress=progress, stop=stop)
-            done = f"epoch {trainer.epoch + 1}, step {trainer.step}/{trainer.steps_per_epoch}"
-            progress.say(f"resuming {trainer.run.path} at {done}")
-        progress.say(_headline(trainer))
+            trainer = training.resume(resume, overrides, **common)
+            if world.leads:
+                done = f"epoch {trainer.epoch + 1}, step {trainer.step}/{trainer.steps_per_epoch}"
+                progress.say(f"resuming {trainer.run.path} at {done}")
+        if world.leads:
+            progress.say(_headline(trainer))
         finished = trainer.fit()
+    if not world.leads:
+        return 0 if finished else 130
+    return _report(trainer, finished)
+
+
+def _report(trainer: Any, finished: bool) -> int:
     path = trainer.run.path
     if not finished:
         print(
@@ -134,6 +145,8 @@ def _headline(trainer: Any) -> str:
     place = (
         f"{device.type} with {torch.get_num_threads()} threads" if device.type == "cpu" else device
     )
+    if trainer.world.size > 1:
+        place = f"{trainer.world.size} processes, this one on {place}"
     return (
         f"{settings.model}, {parameters:,} parameters, {len(trainer.run.classes)} classes, "
         f"{trainer.steps_per_epoch} steps of {settings.batch_size} images an epoch, on {place}; "

@@ -14,6 +14,8 @@ from fastconv.data.digits import Digits
 from fastconv.data.folder import DatasetError, ImageFolder, open_split
 from fastconv.data.images import ImageError, open_image
 from fastconv.data.loading import EpochSampler, build_loader, collate
+from fastconv.data.packed import PackedImages
+from fastconv.data.packing import MANIFEST, PackOptions, pack
 from fastconv.data.recipes import RECIPES, classic_size, recipe, recipe_size
 from fastconv.data.statistics import compute_statistics
 
@@ -24,12 +26,15 @@ __all__ = [
     "EpochSampler",
     "ImageError",
     "ImageFolder",
+    "PackOptions",
+    "PackedImages",
     "build_loader",
     "classic_size",
     "collate",
     "compute_statistics",
     "open_dataset",
     "open_image",
+    "pack",
     "recipe",
     "recipe_size",
     "transforms",
@@ -43,12 +48,13 @@ def open_dataset(
     transform: Callable | None = None,
     strict: bool = False,
     classes: Sequence[str] | None = None,
-) -> ImageFolder | Digits:
+) -> ImageFolder | PackedImages | Digits:
     """Open the split ``"train"`` or ``"val"`` of a data set.
 
     Args:
         path: a folder with ``train/`` and ``val/`` (or ``validation/``, ``valid/``, ``test/``), in
-            each a folder a class; None for scikit-learn's handwritten digits.
+            each a folder a class; or what `fastconv pack` made of such a folder; None for
+            scikit-learn's handwritten digits.
         split: "train" or "val".
         transform: see the datasets, `ImageFolder` and `Digits`.
         strict: an image that cannot be decoded raises `ImageError` instead of being skipped.
@@ -61,4 +67,6 @@ def open_dataset(
     """
     if path is None:
         return Digits(split, transform, classes=classes)
+    if os.path.isfile(os.path.join(path, MANIFEST)):
+        return PackedImages(path, split, transform, strict=strict, classes=classes)
     return open_split(path, split, transform=transform, strict=strict, classes=classes)

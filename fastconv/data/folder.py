@@ -73,7 +73,7 @@ class ImageFolder:
         self.strict = strict
         folders = _class_folders(self.root)
         if classes is not None:
-            _check_classes(self.root, folders, list(classes))
+            check_classes(self.root, folders, list(classes))
         self.classes: list[str] = folders if classes is None else list(classes)
         names, targets = _list_images(self.root, self.classes)
         # Arrays, not lists: touching a Python object writes its reference count, and so every
@@ -159,7 +159,8 @@ def _check_folder(root: Path) -> None:
         raise DatasetError(f"{root}: {state}")
 
 
-def _check_classes(root: Path, folders: list[str], classes: list[str]) -> None:
+def check_classes(root: Path, folders: list[str], classes: list[str]) -> None:
+    """Raise DatasetError where `classes` (a run's) are not the folders', naming the difference."""
     if len(set(classes)) < len(classes):
         twice = sorted({name for name in classes if classes.count(name) > 1})
         raise DatasetError(f"classes must be distinct (got twice: {_listed(twice)})")

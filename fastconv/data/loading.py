@@ -14,7 +14,7 @@ from functools import partial
 
 import torch
 from torch import Generator, Tensor
-from torch.utils.data import DataLoader, Sampler, default_collate
+from torch.utils.data import BatchSampler, DataLoader, Sampler, SequentialSampler, default_collate
 
 _MASK = (1 << 64) - 1
 
@@ -57,6 +57,32 @@ class EpochSampler(Sampler):
             order = range(self.start, self.length)
         for index in order:
             yield index, mix(epoch_seed, index)
+
+
+class BatchParts(Sampler):
+    """Of each batch of keys the part that one of several processes computes.
+
+    The parts are neighbouring slices, in the order of the processes; their sizes differ by one at
+    most, and a batch of fewer keys than processes leaves some with none.
+
+    Args:
+        batches: gives lists of keys.
+        rank: number of this process.
+        size: number of processes.
+    """
+
+    def __init__(self, batches: Sampler, rank: int = 0, size: int = 1):
+        if not 0 <= rank < size:
+            raise ValueError(f"BatchParts: rank must be from 0 to size - 1 (got {rank} of {size})")
+        self.batches, self.rank, self.size = batches, rank, size
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list]:
+        for keys in self.batches:
+            ends = [len(keys) * rank // self.size for rank in (self.rank, self.rank + 1)]
+            yield keys[slice(*ends)]
 
 
 def mix(*values: int) -> int:
@@ -109,6 +135,8 @@ def build_loader(
     device: torch.device | str | None = None,
     channels_last: bool = False,
     start_method: str | None = None,
+    rank: int = 0,
+    processes: int = 1,
 ) -> DataLoader:
     """A DataLoader of batches ``(images, targets, skipped)``, see `collate`.
 
@@ -122,13 +150,13 @@ def build_loader(
         device: where the batches will go; for a CUDA device they are put into pinned memory.
         channels_last: memory format of the images.
         start_method: how workers start: "fork", "spawn" or "forkserver". Default: the platform's.
+        rank, processes: load this process's part of each batch only, see `BatchParts`.
     """
+    batches = BatchSampler(sampler or SequentialSampler(dataset), batch_size, drop_last)
     return DataLoader(
         dataset,
-        batch_size=batch_size,
-        sampler=sampler,
+        batch_sampler=BatchParts(batches, rank, processes),
         num_workers=workers,
-        drop_last=drop_last,
         collate_fn=partial(collate, channels_last=channels_last),
         pin_memory=device is not None and torch.device(device).type == "cuda",
         persistent_workers=workers > 0,

@@ -15,11 +15,14 @@ from typing import Any
 
 _HOMES = {
     "Metrics": "evaluate",
+    "ProcessLost": "distributed",
     "Settings": "settings",
     "SettingsError": "settings",
     "Trainer": "engine",
-    "TrainingDiverged": "engine",
+    "TrainingDiverged": "diagnosis",
+    "World": "distributed",
     "evaluate": "evaluate",
+    "join": "distributed",
     "resolve": "settings",
     "resume": "setup",
     "start": "setup",

@@ -4,62 +4,51 @@ All randomness of a step follows from (seed, epoch, step): the sampler and the t
 theirs from it, and torch's generators are seeded anew before each step. With the state that
 `checkpoint` keeps, a resumed run on a CPU therefore computes, bit for bit, what an uninterrupted
 one does.
+
+Several processes compute a part of each batch each. The loss of a step is the mean over the images
+of the whole batch, however it is parted, so their number changes rounding only, and what layers
+such as dropout draw. At the start of each step all agree on how many images there are and whether
+to stop or save, so that they take the same steps.
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from fastconv._files import atomic_open, write_tensors
-from fastconv.run import LOG, UNREADABLE, Run, load_tensors
-from fastconv.training import checkpoint, history
-from fastconv.training.evaluate import Metrics, Totals, autocast, evaluate
+from fastconv._files import WriteError
+from fastconv.run import Run, load_tensors
+from fastconv.training import checkpoint, diagnosis, history
+from fastconv.training.devices import pick_device
+from fastconv.training.diagnosis import TrainingDiverged
+from fastconv.training.distributed import World
+from fastconv.training.evaluate import Metrics, Totals, autocast, evaluate_totals
 from fastconv.training.interrupt import StopRequest
-from fastconv.training.optimizer import add_l1_gradient, build_optimizer, limit_filter_rms
-from fastconv.training.progress import Progress, duration
+from fastconv.training.optimizer import build_optimizer
+from fastconv.training.progress import Progress
+from fastconv.training.record import Record
 from fastconv.training.schedules import build_schedule
 from fastconv.training.settings import Settings, parse_interval
-
-_PLOT_EVERY = 60.0  # seconds; a plot costs about one
-
-
-class TrainingDiverged(RuntimeError):
-    """The loss is no longer a number; the message says where, and what helps."""
+from fastconv.training.step import Stepper
 
 
-def step_seed(seed: int, epoch: int, step: int) -> int:
-    """A 64-bit seed for one step: neighbouring steps get unrelated ones (splitmix64)."""
+def step_seed(*parts: int) -> int:
+    """A 64-bit seed for a step: neighbouring steps get unrelated ones (splitmix64).
+
+    Args:
+        parts: the run's seed, epoch, step, and the process where it is not the first.
+    """
     x = 0
-    for part in (seed, epoch, step):
+    for part in parts:
         x = (x ^ part) + 0x9E3779B97F4A7C15 & 0xFFFFFFFFFFFFFFFF
         x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9 & 0xFFFFFFFFFFFFFFFF
         x = (x ^ x >> 27) * 0x94D049BB133111EB & 0xFFFFFFFFFFFFFFFF
         x ^= x >> 31
     return x
-
-
-def pick_device(name: str) -> torch.device:
-    """``auto`` is CUDA where it is there, else the CPU.
-
-    Raises:
-        ValueError: no such device, or not on this machine.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ValueError(f"device: must be auto, cpu, cuda or cuda:N (got {name!r})") from None
-    if device.type not in ("cpu", "cuda"):
-        raise ValueError(f"device: must be auto, cpu, cuda or cuda:N (got {name!r})")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"device: {name} is not here ({torch.cuda.device_count()} CUDA devices)")
-    return device
 
 
 class Trainer:
@@ -73,6 +62,7 @@ class Trainer:
         val_loader: yields likewise.
         progress: where to report; nothing is said without.
         stop: becomes true when training is to save and stop.
+        world: the processes that share each batch; the loaders give this one's part.
     """
 
     def __init__(
@@ -85,25 +75,20 @@ class Trainer:
         *,
         progress: Progress | None = None,
         stop: StopRequest | None = None,
+        world: World | None = None,
     ):
+        self.world = world or World()
         self.run, self.settings = run, settings
         self.train_loader, self.sampler, self.val_loader = train_loader, sampler, val_loader
         self.progress = progress
         self.stop = StopRequest() if stop is None else stop  # one that nobody asked is falsy
-        self.device = pick_device(settings.device)
+        self.device = pick_device(settings.device, self.world.local_rank)
         self.layout = torch.channels_last if settings.channels_last else torch.contiguous_format
         self.model = run.model.to(self.device, memory_format=self.layout).train()
         self.optimizer = build_optimizer(self.model, settings)
+        self.stepper = Stepper(self.model, self.optimizer, settings, self.device, self.world)
         self.steps_per_epoch = len(train_loader)
         self.schedule = build_schedule(self.optimizer, settings, self.steps_per_epoch)
-        self.amp_dtype = getattr(torch, settings.amp_dtype) if settings.amp else None
-        # Only float16 has gradients so small that they need scaling.
-        self.scaler = torch.amp.GradScaler(
-            self.device.type, enabled=self.amp_dtype == torch.float16
-        )
-        parameters = list(self.model.parameters())
-        self.penalised = [p for p in parameters if p.ndim > 1 or settings.bias_decay]
-        self.filters = [p for p in parameters if p.ndim == 4]
         self.save_steps, self.save_seconds = parse_interval(settings.save_every)
 
         self.epoch, self.step = 0, 0  # of the step to come
@@ -111,8 +96,12 @@ class Trainer:
         self.seconds, self.waited = 0.0, 0.0  # of this epoch's training
         self.history: list[history.Row] = []
         self.best: dict[str, float] = {"top1": -1.0, "epoch": 0, "step": 0}
-        self._saved = self._plotted = time.monotonic()
+        self.record = Record(
+            run, (train_loader.dataset, val_loader.dataset), writes=self.world.leads
+        )
+        self._saved, self._saved_step = time.monotonic(), 0
         self._shown = 0.0
+        self._known_bad = False  # whether this process knows of a loss that is no number
 
     @property
     def global_step(self) -> int:
@@ -124,17 +113,21 @@ class Trainer:
 
         Raises:
             TrainingDiverged: the loss became NaN or infinite.
+            WriteError: the disk is full; the last state that was saved is there.
+            ProcessLost: another process has ended.
         """
-        while self.epoch < self.settings.epochs:
-            metrics = self._train_epoch() and self._validate()
-            if not metrics:
-                self.save()
-                self._write_weights("last")
-                self._plot()
-                return False
-            self._end_epoch(metrics)
-        self._plot()
-        return True
+        with self.world.together():
+            self.stepper.prepare()
+            while self.epoch < self.settings.epochs:
+                metrics = self._train_epoch() and self._validate()
+                if not metrics:
+                    self.save()
+                    self.record.weights("last", self)
+                    self.record.plot(self)
+                    return False
+                self._end_epoch(metrics)
+            self.record.plot(self)
+            return True
 
     # -- an epoch -----------------------------------------------------------------------------
 
@@ -148,12 +141,13 @@ class Trainer:
         try:
             began = time.perf_counter()
             batches = iter(self.train_loader) if self.step < self.steps_per_epoch else None
-            while self.step < self.steps_per_epoch and not self.stop:
-                batch = self._next(batches)
-                if batch is None:
-                    break
+            while self.step < self.steps_per_epoch:
+                batch = None if self.stop else self._next(batches)
                 fetched = time.perf_counter()
-                self._train_step(*batch)
+                images = self._agree(batch)
+                if images is None:
+                    break
+                self._train_step(*batch, images)
                 now = time.perf_counter()
                 self.waited += fetched - began
                 self.seconds += now - began
@@ -174,51 +168,75 @@ class Trainer:
                 return None
             raise
 
-    def _train_step(self, images: Tensor, targets: Tensor, skipped: int) -> None:
+    def _agree(self, batch: Any) -> int | None:
+        """All processes' images of the coming step; None where one of them stops.
+
+        Before, do what all do at once: end at a bad loss, save.
+        """
+        images, stops, bad, due = self.world.sum(
+            len(batch[0]) if batch else 0, batch is None, self._known_bad, self._save_is_due()
+        )
+        if bad:
+            self._require_finite()
+        if stops:
+            return None
+        if due:
+            self._save_or_warn()
+        return int(images)
+
+    def _train_step(self, images: Tensor, targets: Tensor, skipped: int, in_all: int) -> None:
+        """One step on this process's images; `in_all` counts those of all processes."""
         self._seed()
-        if len(images):
-            images = images.to(self.device, non_blocking=True, memory_format=self.layout)
-            targets = targets.to(self.device, non_blocking=True)
-            with autocast(self.device, self.amp_dtype):
-                logits = self.model(images)
-            logits = logits.float()
-            loss = F.cross_entropy(logits, targets, label_smoothing=self.settings.label_smoothing)
-            self.optimizer.zero_grad()
-            self.scaler.scale(loss).backward()
-            if self.settings.grad_clip is not None or self.settings.l1:
-                self.scaler.unscale_(self.optimizer)
-            if self.settings.grad_clip is not None:
-                nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.grad_clip)
-            if self.settings.l1:  # like the L2 penalty, out of the clipping's reach
-                add_l1_gradient(self.penalised, self.settings.l1)
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
-            if self.settings.max_filter_rms is not None:
-                limit_filter_rms(self.filters, self.settings.max_filter_rms)
-            self.totals.add(logits.detach(), targets, loss.detach())
+        if in_all:
+            if not len(images):  # the others exchange gradients, so this one has to
+                images = torch.empty(0, *self.run.config["input_size"])
+            self.stepper(images, targets, in_all, self.step, self.totals)
         self.totals.skipped += int(skipped)
         self.schedule.step()
         self.step += 1
 
     def _seed(self) -> None:
-        seed = step_seed(self.settings.seed, self.epoch, self.step)
+        process = [self.world.rank] if self.world.rank else []
+        seed = step_seed(self.settings.seed, self.epoch, self.step, *process)
         # torch.manual_seed would also queue a seeding of every device that is not in use.
         torch.default_generator.manual_seed(seed)
         if self.device.type == "cuda":
             torch.cuda.manual_seed(seed)
 
     def _after_step(self) -> None:
-        if self.progress and (text := self._figures_due()):
+        text = self._figures_due() if self.progress else None
+        if text:
             self.progress.update(self.step, **text)
-        if self.device.type == "cpu":  # elsewhere reading the loss would wait for the device
-            self._require_finite()
+        if text or self.device.type == "cpu":  # elsewhere, reading it waits for the device
+            self._known_bad = self.stepper.first_bad() is not None
+        if self.global_step in diagnosis.PLATEAU_STEPS:
+            self._look_at_plateau()
+
+    def _look_at_plateau(self) -> None:
+        loss = self.totals.summed(self.world).metrics().loss
+        advice = diagnosis.plateau_advice(
+            loss, len(self.run.classes), self.global_step, self.settings
+        )
+        if advice and self.progress:
+            self.progress.say(advice)
+
+    def _save_is_due(self) -> bool:
+        """Whether the first process, whose clock counts, wants to save before the coming step."""
+        if not self.world.leads or self._saved_step == self.global_step:
+            return False
         if self.save_steps:
-            due = self.global_step % self.save_steps == 0
-        else:
-            due = time.monotonic() - self._saved >= self.save_seconds
-        if due:
-            self._require_finite()
+            return self.global_step % self.save_steps == 0
+        return time.monotonic() - self._saved >= self.save_seconds
+
+    def _save_or_warn(self) -> None:
+        """Save in mid-epoch. A full disk is no reason to stop: the next save may find room."""
+        self._require_finite()
+        try:
             self.save()
+        except WriteError as error:
+            self._saved = time.monotonic()
+            if self.progress:
+                self.progress.say(f"{error}\n  training goes on; the next save may find room")
 
     def _figures_due(self) -> dict[str, float] | None:
         """The figures to show, a few times a second."""
@@ -232,21 +250,47 @@ class Trainer:
         epochs_left = self.settings.epochs - self.epoch - 1
         return {
             "loss": sums[0] / max(1.0, sums[3]),
-            "rate": sums[3] / self.seconds,
+            "rate": self.step * self.settings.batch_size / self.seconds,
             "wait": self.waited / self.seconds,
             "left": per_step * left,
             "left_all": per_step * (left + epochs_left * self.steps_per_epoch),
         }
 
+    def _position(self) -> str:
+        return f"epoch {self.epoch + 1}, step {self.step + 1} of {self.steps_per_epoch}"
+
     def _require_finite(self) -> None:
-        loss = self.totals.sums[0].item()
-        if loss - loss != 0:  # NaN and infinity; once in the sum, they stay
-            rate = self.schedule.lr
+        """End where a loss was no number, or a weight is none; in all processes alike."""
+        step = self.stepper.first_bad()
+        if step is not None:
+            said = [text for text in self.world.gather(self._diagnose(step)) if text]
+            raise TrainingDiverged(f"{said[0]}\n  {self._kept()}")
+        norm = nn.utils.get_total_norm(list(self.model.parameters())).item()
+        if norm - norm != 0:  # NaN or infinity
             raise TrainingDiverged(
-                f"the loss is {loss} in epoch {self.epoch + 1}, by step {self.step} of "
-                f"{self.steps_per_epoch}, at learning rate {rate:g}; a lower --lr, "
-                "--warmup-epochs or --grad-clip helps"
+                f"the weights are no numbers before {self._position()}, at learning rate "
+                f"{self.schedule.lr:g}\n"
+                f"  where: {diagnosis.find_cause(torch.zeros(1), self.model, {})}\n"
+                f"  what helps: {diagnosis.what_helps(self.settings)}\n  {self._kept()}"
             )
+
+    def _diagnose(self, step: int) -> str | None:
+        """What this process's images of a step, and the weights that they met, say of its loss."""
+        self.step = step
+        self.sampler.set_epoch(self.epoch, step * self.settings.batch_size)
+        keys = next(iter(self.train_loader.batch_sampler))
+        dataset = self.train_loader.dataset
+        images, targets, _ = self.train_loader.collate_fn([dataset[key] for key in keys])
+        if not len(images):
+            return None
+        self._seed()
+        images, targets = images.to(self.device), targets.to(self.device)
+        with autocast(self.device, self.stepper.amp_dtype):
+            finding = diagnosis.examine(self.model, images, targets)
+        if self.world.leads:
+            with contextlib.suppress(WriteError):
+                finding.write(self.run.path, self.epoch, step, self.schedule.lr, dataset, keys)
+        return finding.text(self._position(), self.schedule.lr, self.settings)
 
     def _validate(self) -> Metrics | None:
         self._seed()  # some layers draw in evaluation too
@@ -259,25 +303,28 @@ class Trainer:
                 self.progress.update(done)
             return bool(self.stop)
 
+        totals = None
         try:
-            return evaluate(
-                self.model,
+            totals = evaluate_totals(
+                # DistributedDataParallel has nothing to do without gradients.
+                self.stepper.network if self.world.size == 1 else self.model,
                 self.val_loader,
                 device=self.device,
-                amp_dtype=self.amp_dtype,
+                amp_dtype=self.stepper.amp_dtype,
                 channels_last=self.settings.channels_last,
                 on_batch=on_batch,
             )
         except RuntimeError:
-            if self.stop:  # as in _next
-                return None
-            raise
+            if not self.stop:  # as in _next
+                raise
         finally:
             if self.progress:
                 self.progress.finish()
+        (stopped,) = self.world.sum(totals is None)
+        return None if stopped else totals.summed(self.world).metrics()
 
     def _end_epoch(self, val: Metrics) -> None:
-        train = self.totals.metrics()
+        train = self.totals.summed(self.world).metrics()
         row: history.Row = {
             "epoch": self.epoch + 1,
             "step": self.global_step,
@@ -300,32 +347,41 @@ class Trainer:
         if val.top1 > self.best["top1"]:
             self.best = {"top1": val.top1, "epoch": self.epoch, "step": self.global_step}
         self.save()
-        self._write_derived()
-        if time.monotonic() - self._plotted > _PLOT_EVERY:
-            self._plot()
+        self.record.epoch_end(self)
         if self.progress:
-            self.progress.say(self._summary(row))
-
-    def _summary(self, row: history.Row) -> str:
-        mark = "  best" if self.best["epoch"] == row["epoch"] else ""
-        skipped = f"  skipped {row['skipped']}" if row["skipped"] else ""
-        return (
-            f"epoch {row['epoch']}/{self.settings.epochs}  lr {row['lr']:.3g}  "
-            f"train loss {row['train_loss']:.4f} top-1 {100 * row['train_top1']:.2f} %  "
-            f"val loss {row['val_loss']:.4f} top-1 {100 * row['val_top1']:.2f} % "
-            f"top-5 {100 * row['val_top5']:.2f} %  {row['images_per_second']:.4g} img/s  "
-            f"data wait {100 * row['data_wait']:.1f} %  {duration(row['seconds'])}{skipped}{mark}"
-        )
+            is_best = self.best["epoch"] == self.epoch
+            self.progress.say(history.summary(row, self.settings.epochs, is_best))
 
     # -- the folder ---------------------------------------------------------------------------
 
     def save(self) -> None:
-        """Write state.pt: from here, training goes on after any end of this process."""
-        checkpoint.save_state(self.run, self.state_dict())
-        self._saved = time.monotonic()
+        """Write state.pt: from here, training goes on after any end. All processes call it."""
+        self.write_state(self.totals.summed(self.world))
 
-    def state_dict(self) -> dict[str, Any]:
-        """All that the coming steps depend on, as tensors and plain values."""
+    def write_state(self, totals: Totals | None = None) -> None:
+        """As `save` for the first process alone, with the `totals` of all."""
+        if self.world.leads:
+            try:
+                checkpoint.save_state(self.run, self.state_dict(totals or self.totals))
+            except WriteError as error:
+                raise WriteError(f"{error}\n  {self._kept()}") from error
+        self._saved, self._saved_step = time.monotonic(), self.global_step
+
+    def _kept(self) -> str:
+        """Where training can go on from, in words."""
+        epoch, step = divmod(self._saved_step, self.steps_per_epoch)
+        best = self.run.weights_path("best")
+        best = f", and {best.name}" if best.exists() else ""
+        return (
+            f"what is kept in {self.run.path}: {checkpoint.STATE} of epoch {epoch + 1}, {step} of "
+            f"{self.steps_per_epoch} steps done{best}"
+        )
+
+    def state_dict(self, totals: Totals) -> dict[str, Any]:
+        """All that the coming steps depend on, as tensors and plain values.
+
+        With the `totals` of all processes it is the same for every number of them.
+        """
         return {
             "epoch": self.epoch,
             "step": self.step,
@@ -333,9 +389,9 @@ class Trainer:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "totals": self.totals.sums,
-            "skipped": self.totals.skipped,
+            "scaler": self.stepper.scaler.state_dict(),
+            "totals": totals.sums,
+            "skipped": totals.skipped,
             "seconds": self.seconds,
             "waited": self.waited,
             "history": self.history,
@@ -359,40 +415,14 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         if state["scaler"]:
-            self.scaler.load_state_dict(state["scaler"])
+            self.stepper.scaler.load_state_dict(state["scaler"])
         self.epoch, self.step = state["epoch"], state["step"]
-        self.totals.sums = state["totals"].to(self.device)
-        self.totals.skipped = state["skipped"]
+        self._saved_step = self.global_step
+        if self.world.leads:
+            self.totals.sums = state["totals"].to(self.device)
+            self.totals.skipped = state["skipped"]
         self.seconds, self.waited = state["seconds"], state["waited"]
         self.history, self.best = state["history"], state["best"]
         torch.set_rng_state(state["rng"])
         if self.epoch and self.step == 0:
-            self._write_derived()
-
-    def _write_derived(self) -> None:
-        """Bring the files that follow from an epoch end's state up to date."""
-        self._write_weights("last")
-        if self.best["step"] == self.global_step:
-            self._write_weights("best")
-        if self.epoch in (self.settings.snapshots or ()):
-            self._write_weights(self.epoch)
-        history.write_log(self.run.path / LOG, self.history)
-        self._write_unreadable()
-
-    def _write_unreadable(self) -> None:
-        """Name the images that were skipped, one a line."""
-        datasets = (self.train_loader.dataset, self.val_loader.dataset)
-        names = sorted({str(n) for d in datasets for n in getattr(d, "unreadable", ())})
-        if names:
-            with atomic_open(self.run.path / UNREADABLE) as f:
-                f.write("".join(f"{name}\n" for name in names).encode())
-
-    def _write_weights(self, name: str | int) -> None:
-        self.run.weights_path(name).parent.mkdir(exist_ok=True)
-        metadata = {"format": "pt", "epoch": self.epoch, "step": self.global_step}
-        write_tensors(self.run.weights_path(name), self.model.state_dict(), metadata)
-
-    def _plot(self) -> None:
-        title = f"{self.run.config['model']['name']}, {self.run.path.name}"
-        history.plot_curves(self.run.path / "curves.png", self.history, title)
-        self._plotted = time.monotonic()
+            self.record.epoch_end(self)

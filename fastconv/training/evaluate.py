@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fastconv.training.distributed import World
+
 
 @dataclass(frozen=True)
 class Metrics:
@@ -31,12 +33,11 @@ class Totals:
         self.sums = torch.zeros(4, dtype=torch.float64, device=device)  # loss, top1, top5, images
         self.skipped = 0
 
-    def add(self, logits: Tensor, targets: Tensor, mean_loss: Tensor) -> None:
-        """Add a batch: logits (N, classes), targets (N,), its mean loss."""
+    def add(self, logits: Tensor, targets: Tensor, loss: Tensor) -> None:
+        """Add a batch: logits (N, classes), targets (N,), the sum of its images' losses."""
         ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == targets[:, None]
         count = targets.new_tensor(len(targets))
-        loss = mean_loss.double() * len(targets)
-        self.sums += torch.stack([loss, ranked[:, 0].sum(), ranked.sum(), count])
+        self.sums += torch.stack([loss.double(), ranked[:, 0].sum(), ranked.sum(), count])
 
     def metrics(self) -> Metrics:
         """The means so far; NaN where nothing was added."""
@@ -45,13 +46,22 @@ class Totals:
             return Metrics(*[float("nan")] * 3, 0, self.skipped)
         return Metrics(loss / images, top1 / images, top5 / images, int(images), self.skipped)
 
+    def summed(self, world: World) -> Totals:
+        """The sums over all processes; every process has to call it."""
+        if world.size == 1:
+            return self
+        *sums, skipped = world.sum(*self.sums.tolist(), self.skipped)
+        totals = Totals(self.sums.device)
+        totals.sums += torch.tensor(sums, dtype=torch.float64, device=self.sums.device)
+        totals.skipped = int(skipped)
+        return totals
+
 
 def autocast(device: torch.device, dtype: torch.dtype | None) -> torch.autocast:
     """Mixed precision in `dtype`; plain precision for None."""
     return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
 
 
-@torch.inference_mode()
 def evaluate(
     model: nn.Module,
     batches: Iterable[tuple[Tensor, Tensor, int]],
@@ -69,6 +79,28 @@ def evaluate(
     Returns:
         The metrics; None if broken off.
     """
+    totals = evaluate_totals(
+        model,
+        batches,
+        device=device,
+        amp_dtype=amp_dtype,
+        channels_last=channels_last,
+        on_batch=on_batch,
+    )
+    return None if totals is None else totals.metrics()
+
+
+@torch.inference_mode()
+def evaluate_totals(
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor, int]],
+    *,
+    device: torch.device | str = "cpu",
+    amp_dtype: torch.dtype | None = None,
+    channels_last: bool = False,
+    on_batch: Callable[[int], bool] | None = None,
+) -> Totals | None:
+    """As `evaluate`, giving the sums, which those of other processes can be added to."""
     device = torch.device(device)
     layout = torch.channels_last if channels_last else torch.contiguous_format
     totals = Totals(device)
@@ -83,9 +115,9 @@ def evaluate(
                 with autocast(device, amp_dtype):
                     logits = model(images)
                 logits = logits.float()
-                totals.add(logits, targets, F.cross_entropy(logits, targets))
+                totals.add(logits, targets, F.cross_entropy(logits, targets, reduction="sum"))
             if on_batch is not None and on_batch(done):
                 return None
     finally:
         model.train(training)
-    return totals.metrics()
+    return totals

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fastconv._files import atomic_open, atomic_path
+from fastconv.training.progress import duration
 
 Row = dict[str, float | int | None]
 
@@ -41,6 +42,19 @@ def write_log(path: Path, rows: Sequence[Row]) -> None:
         writer.writerow({key: _text(row[key]) for key in COLUMNS})
     with atomic_open(path) as f:
         f.write(text.getvalue().encode())
+
+
+def summary(row: Row, epochs: int, is_best: bool) -> str:
+    """A row in one line for people."""
+    mark = "  best" if is_best else ""
+    skipped = f"  skipped {row['skipped']}" if row["skipped"] else ""
+    return (
+        f"epoch {row['epoch']}/{epochs}  lr {row['lr']:.3g}  "
+        f"train loss {row['train_loss']:.4f} top-1 {100 * row['train_top1']:.2f} %  "
+        f"val loss {row['val_loss']:.4f} top-1 {100 * row['val_top1']:.2f} % "
+        f"top-5 {100 * row['val_top5']:.2f} %  {row['images_per_second']:.4g} img/s  "
+        f"data wait {100 * row['data_wait']:.1f} %  {duration(row['seconds'])}{skipped}{mark}"
+    )
 
 
 def _text(value: float | int | None) -> str:

@@ -68,7 +68,7 @@ class Settings:
     )
 
     epochs: int = _setting("optimisation", "int", 90, "passes over the training images")
-    batch_size: int = _setting("optimisation", "int", 128, "images in a step")
+    batch_size: int = _setting("optimisation", "int", 128, "images in a step, in all processes")
     lr: float = _setting("optimisation", "float", 0.01, "learning rate of the weights")
     bias_lr: float = _setting(
         "optimisation", "float", 1.0, "learning rate of biases, as a multiple of --lr"
@@ -113,6 +113,10 @@ class Settings:
     amp_dtype: str = _setting(
         "machine", "str", "bfloat16", "precision of --amp", ("bfloat16", "float16")
     )
+    grad_accum_steps: int = _setting(
+        "machine", "int", 1, "parts in which a step's batch is computed, to save memory"
+    )
+    compile: bool = _setting("machine", "bool", False, "compile the network with torch.compile")
     channels_last: bool = _setting("machine", "bool", False, "NHWC memory, the fast layout")
 
     seed: int = _setting("run", "int", 0, "all randomness follows from it")
@@ -127,7 +131,14 @@ class Settings:
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):
             setattr(self, f.name, coerce(f.name, getattr(self, f.name)))
-        for name in ("epochs", "batch_size", "threads", "image_size", "decay_epochs"):
+        for name in (
+            "epochs",
+            "batch_size",
+            "grad_accum_steps",
+            "threads",
+            "image_size",
+            "decay_epochs",
+        ):
             self._require(name, lambda v: v >= 1, "at least 1")
         for name in ("lr", "bias_lr", "grad_clip", "max_filter_rms"):
             self._require(name, lambda v: 0 < v < math.inf, "a number above 0")

@@ -16,29 +16,73 @@ from fastconv._files import remove_leftovers
 from fastconv.models import create_model
 from fastconv.run import CONFIG, Run, RunError, read_names
 from fastconv.training import checkpoint
-from fastconv.training.engine import Trainer, pick_device
+from fastconv.training.devices import pick_device
+from fastconv.training.distributed import World
+from fastconv.training.engine import Trainer
 from fastconv.training.interrupt import StopRequest
 from fastconv.training.progress import Progress
 from fastconv.training.settings import Settings, SettingsError
 
 # What may differ when a run is resumed: it changes where and how fast, not what is computed.
-RUNTIME_SETTINGS = ("data", "device", "threads", "workers", "save_every", "snapshots")
+RUNTIME_SETTINGS = (
+    "data",
+    "device",
+    "threads",
+    "workers",
+    "compile",
+    "grad_accum_steps",
+    "save_every",
+    "snapshots",
+)
 _NAMES = "classes.tsv"
 
 
 def start(
-    settings: Settings, *, progress: Progress | None = None, stop: StopRequest | None = None
+    settings: Settings,
+    *,
+    progress: Progress | None = None,
+    stop: StopRequest | None = None,
+    world: World | None = None,
 ) -> Trainer:
     """A new run, saved and ready for ``.fit()``.
+
+    Of several processes, the first makes the run and the others open it, so its folder has to be on
+    a disk that all can read.
+
+    Args:
+        progress: where to report; plain lines by default.
+        stop: what asks training to save and stop.
+        world: the processes that share the work; all of them have to call this.
 
     Raises:
         ValueError, FileNotFoundError: settings, data or output folder are not usable; the message
             says what is wrong. Nothing is written then.
+        SystemExit: the first process failed so, and has said why.
     """
-    progress = progress or Progress()
+    world = world or World()
+    if world.size == 1:
+        return _start(settings, progress or Progress(), stop, world)
+    if not world.leads:
+        with world.together():
+            path = world.share()
+        if path is None:
+            raise SystemExit(2)
+        return resume(path, progress=progress, stop=stop, world=world)
+    path = None
+    try:
+        trainer = _start(settings, progress or Progress(), stop, world)
+        path = str(trainer.run.path.absolute())
+    finally:
+        world.share(path)
+    return trainer
+
+
+def _start(
+    settings: Settings, progress: Progress, stop: StopRequest | None, world: World
+) -> Trainer:
     if settings.data is not None:  # the run must find its data from any folder
         settings = replace(settings, data=str(Path(settings.data).absolute()))
-    device = _use_machine(settings)
+    device = _use_machine(settings, world)
     if settings.output and _is_used(Path(settings.output)):
         raise SettingsError(_used_message(Path(settings.output)))
     train_set, val_set = _open_data(settings)
@@ -67,8 +111,8 @@ def start(
         names=_names(settings),
         network=model,
     )
-    trainer = _trainer(run, settings, device, train_set, val_set, progress, stop)
-    trainer.save()
+    trainer = _trainer(run, settings, device, train_set, val_set, progress, stop, world)
+    trainer.write_state()
     return trainer
 
 
@@ -78,11 +122,13 @@ def resume(
     *,
     progress: Progress | None = None,
     stop: StopRequest | None = None,
+    world: World | None = None,
 ) -> Trainer:
     """The trainer of the run at `path`, at the position where it last saved.
 
     Args:
         overrides: settings to change, of `RUNTIME_SETTINGS` only.
+        progress, stop, world: as for `start`. The number of processes may be another than before.
 
     Raises:
         SettingsError: an override that would make it another run.
@@ -102,13 +148,16 @@ def resume(
             )
         if value is not None:
             settings = replace(settings, **{name: value})
-    device = _use_machine(settings)
-    remove_leftovers(run.path)
+    world = world or World()
+    device = _use_machine(settings, world)
+    if world.leads:
+        remove_leftovers(run.path)
     train_set, val_set = _open_data(settings, run.classes)
     config = run.config["transforms"]
     train_set.transform = data.transforms.from_config(config["train"], run.statistics)
     val_set.transform = run.transform
-    trainer = _trainer(run, settings, device, train_set, val_set, progress or Progress(), stop)
+    progress = (progress or Progress()) if world.leads else None
+    trainer = _trainer(run, settings, device, train_set, val_set, progress, stop, world)
     trainer.load_state_dict(state)
     return trainer
 
@@ -121,10 +170,15 @@ def _settings_of(run: Run) -> Settings:
     return Settings(**saved)
 
 
-def _use_machine(settings: Settings) -> torch.device:
+def _use_machine(settings: Settings, world: World) -> torch.device:
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    return pick_device(settings.device)
+    if settings.batch_size < world.size:
+        raise SettingsError(
+            f"batch_size: must be at least the number of processes "
+            f"(got {settings.batch_size} for {world.size})"
+        )
+    return pick_device(settings.device, world.local_rank)
 
 
 def _open_data(settings: Settings, classes: list[str] | None = None) -> tuple[Any, Any]:
@@ -170,14 +224,21 @@ def _trainer(
     device: torch.device,
     train_set: Any,
     val_set: Any,
-    progress: Progress,
+    progress: Progress | None,
     stop: StopRequest | None,
+    world: World,
 ) -> Trainer:
     workers = settings.workers
     if workers is None:
         workers = 0 if settings.data is None else _default_workers(device)
     sampler = data.EpochSampler(len(train_set), seed=settings.seed)
-    common = dict(workers=workers, device=device, channels_last=settings.channels_last)
+    common = dict(
+        workers=workers,
+        device=device,
+        channels_last=settings.channels_last,
+        rank=world.rank,
+        processes=world.size,
+    )
     train_loader = data.build_loader(
         train_set,
         sampler,
@@ -187,7 +248,16 @@ def _trainer(
         **common,
     )
     val_loader = data.build_loader(val_set, None, settings.batch_size, **common)
-    return Trainer(run, settings, train_loader, sampler, val_loader, progress=progress, stop=stop)
+    return Trainer(
+        run,
+        settings,
+        train_loader,
+        sampler,
+        val_loader,
+        progress=progress,
+        stop=stop,
+        world=world,
+    )
 
 
 def _default_workers(device: torch.device) -> int:

@@ -52,7 +52,7 @@ def test_one_step_is_sgd_with_momentum_and_decay(tmp_path):
             gradient = gradient + (0 if is_bias else 0.01) * parameters[i]
             velocity[i] = 0.9 * velocity[i] + gradient
             parameters[i] = parameters[i] - (0.04 if is_bias else 0.02) * velocity[i]
-        trainer._train_step(images, targets, 0)
+        trainer._train_step(images, targets, 0, len(images))
     for got, expected in zip(trainer.model.parameters(), parameters, strict=True):
         torch.testing.assert_close(got.detach(), expected)
 
@@ -72,7 +72,7 @@ def test_one_step_with_an_l1_penalty(tmp_path, options):
             trainer.model.conv1.weight[0] = before[0][0] = 0  # where the subgradient is 0
             trainer.model.fc4.bias.fill_(-1.0)
             before[-1].fill_(-1.0)
-        trainer._train_step(images, torch.arange(8), 0)
+        trainer._train_step(images, torch.arange(8), 0, 8)
         moved.append([p.detach() for p in trainer.model.parameters()])
     assert len(before) == 8
     for start_value, without, penalised in zip(before, *moved, strict=True):
