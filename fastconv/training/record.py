@@ -43,7 +43,7 @@ class Record:
             self.plot(trainer)
 
     def weights(self, name: str | int, trainer: Trainer) -> None:
-        """Write the trainer's weights, the last, the best or an epoch's, where the run keeps them."""
+        """Write the trainer's weights as the run's last, best or an epoch's."""
         if self.writes:
             self.run.weights_path(name).parent.mkdir(exist_ok=True)
             metadata = {"format": "pt", "epoch": trainer.epoch, "step": trainer.global_step}
