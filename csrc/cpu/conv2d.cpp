@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "cpu/conv2d_product.h"
+#include "cpu/conv2d_winograd.h"
 #include "glue/conv2d.h"
 
 namespace fastconv {
@@ -29,11 +30,13 @@ static Tensor conv2d(const Tensor& input, const Tensor& weight, std::optional<Te
   const Conv2d p =
       conv2d_of(op, sizes_of(input), sizes_of(weight), stride, padding, dilation, groups);
   check_conv2d_bias(op, bias, input, p);
-  // Packing the weights is quick where the channels are adjacent.
-  const Tensor w = contiguous_as(weight, MemoryFormat::ChannelsLast);
   if (bias) bias = contiguous_as(*bias, MemoryFormat::Contiguous);
   Tensor output =
       new_tensor(input, conv2d_output_sizes(p), input.scalar_type(), memory_format_of(input));
+  if (winograd_forward(p, input, weight, bias, relu, output)) return output;
+
+  // Packing the weights is quick where the channels are adjacent.
+  const Tensor w = contiguous_as(weight, MemoryFormat::ChannelsLast);
 
   const Steps taps = tap_steps(input, p.h.dilation, p.w.dilation);
   const Side pixels{{{p.batch, p.h.output, p.w.output}},
@@ -83,6 +86,7 @@ static Tensor conv2d_input_grad(const Tensor& grad_output, const Tensor& weight,
   Tensor grad_input =
       new_tensor(grad_output, input_size, grad_output.scalar_type(),
                  channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+  if (winograd_input_grad(p, grad_output, weight, grad_input)) return grad_input;
 
   // (c, o, tap), with the outputs that are summed over adjacent in memory.
   const Tensor turned =
@@ -110,6 +114,7 @@ static Tensor conv2d_weight_grad(const Tensor& grad_output, const Tensor& input,
   Tensor grad_weight =
       new_tensor(grad_output, weight_size, grad_output.scalar_type(),
                  channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+  if (winograd_weight_grad(p, grad_output, input, grad_weight)) return grad_weight;
 
   Product product{};
   product.rows = {channel_axis(p.out_channels),

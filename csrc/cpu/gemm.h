@@ -27,32 +27,53 @@ struct Gemm {
   static_assert(kVectors * (kRows + 1) + 1 <= kRegisters);
 };
 
-// c[i, j] += sum over k of a[k, i] * b[k, j], for at most kChain elements of the sum.
-template <typename acc_t>
-static inline void multiply_chain(const acc_t* a, const acc_t* b, int64_t depth, acc_t* c) {
+// The registers that hold a panel's sums: (row, vector of columns). A panel's last vectors may be
+// left out.
+template <typename acc_t, int kVectors = Gemm<acc_t>::kVectors>
+struct PanelSums {
   using G = Gemm<acc_t>;
-  constexpr int kLanes = Vec<acc_t>::kLanes;
-  vec_t<acc_t> sum[G::kRows][G::kVectors] = {};
-  for (int64_t k = 0; k < depth; ++k) {
-    vec_t<acc_t> column[G::kVectors];
+  static constexpr int kLanes = Vec<acc_t>::kLanes;
+  vec_t<acc_t> sum[G::kRows][kVectors] = {};
+
+  // sum[i, j] += a[i * kRowStep] * b[j]
+  template <int kRowStep>
+  [[gnu::always_inline]] void add_products(const acc_t* a, const acc_t* b) {
+    vec_t<acc_t> column[kVectors];
 #pragma GCC unroll 4
-    for (int v = 0; v < G::kVectors; ++v) column[v] = load(b + v * kLanes);
+    for (int v = 0; v < kVectors; ++v) column[v] = load(b + v * kLanes);
 #pragma GCC unroll 16
     for (int i = 0; i < G::kRows; ++i) {
 #pragma GCC unroll 4
-      for (int v = 0; v < G::kVectors; ++v) sum[i][v] += column[v] * a[i];
+      for (int v = 0; v < kVectors; ++v) sum[i][v] += column[v] * a[i * kRowStep];
     }
-    a += G::kRows;
-    b += G::kCols;
   }
+
+  // c[i, j] (+)= sum[i, j]
+  template <bool kAdd>
+  [[gnu::always_inline]] void store_to(acc_t* c) const {
 #pragma GCC unroll 16
-  for (int i = 0; i < G::kRows; ++i) {
+    for (int i = 0; i < G::kRows; ++i) {
 #pragma GCC unroll 4
-    for (int v = 0; v < G::kVectors; ++v) {
-      acc_t* at = c + i * G::kCols + v * kLanes;
-      store(load(at) + sum[i][v], at);
+      for (int v = 0; v < kVectors; ++v) {
+        acc_t* at = c + i * G::kCols + v * kLanes;
+        store(kAdd ? load(at) + sum[i][v] : sum[i][v], at);
+      }
     }
   }
+};
+
+// c[i, j] += sum over k of a[k, i] * b[k, j], for at most kChain elements of the sum. From one
+// element to the next are `a_step` and `b_step`.
+template <typename acc_t>
+static inline void multiply_chain(const acc_t* a, int64_t a_step, const acc_t* b, int64_t b_step,
+                                  int64_t depth, acc_t* c) {
+  PanelSums<acc_t> sums;
+  for (int64_t k = 0; k < depth; ++k) {
+    sums.template add_products<1>(a, b);
+    a += a_step;
+    b += b_step;
+  }
+  sums.template store_to<true>(c);
 }
 
 // The same for any depth.
@@ -61,7 +82,7 @@ static inline void multiply_panels(const acc_t* a, const acc_t* b, int64_t depth
   using G = Gemm<acc_t>;
   for (int64_t k = 0; k < depth; k += G::kChain) {
     const int64_t chain = depth - k < G::kChain ? depth - k : G::kChain;
-    multiply_chain(a + k * G::kRows, b + k * G::kCols, chain, c);
+    multiply_chain(a + k * G::kRows, G::kRows, b + k * G::kCols, G::kCols, chain, c);
   }
 }
 

@@ -38,6 +38,12 @@ LAYERS = {
     "dilated stride": (2, 4, (19, 17), 6, (3, 4), (4, 3), (5, 1, 0, 7), (2, 3), 2),
     "whole input": (3, 5, (6, 5), 7, (6, 5), (1, 1), (0, 0, 0, 0), (1, 1), 1),
     "deep sum": (1, 300, (5, 5), 10, (3, 3), (1, 1), (1, 1, 1, 1), (1, 1), 1),
+    # Enough multiplications for Winograd's way: folded strides, blocks of taps, zeros on all sides.
+    "folded": (2, 24, (17, 15), 40, (5, 5), (2, 2), (1, 1, 1, 1), (1, 1), 1),
+    "folded photograph": (2, 3, (67, 59), 32, (11, 11), (4, 4), (0, 3, 0, 3), (1, 1), 1),
+    "blocks": (2, 40, (14, 13), 72, (7, 5), (1, 1), (3, 3, 2, 2), (1, 1), 2),
+    "one tap more": (2, 32, (14, 9), 48, (4, 4), (1, 1), (5, 0, 1, 6), (1, 1), 1),
+    "uneven steps": (2, 16, (15, 40), 33, (3, 6), (1, 3), (0, 2, 4, 1), (1, 1), 1),
     "many tiles": (2, 4, (40, 31), 200, (2, 2), (1, 1), (1, 0, 1, 0), (1, 1), 1),
 }
 
@@ -196,7 +202,7 @@ def test_only_the_gradients_that_are_asked_for():
 
 @pytest.mark.parametrize("memory_format", FORMATS, ids=str)
 def test_threads_do_not_change_a_bit(memory_format):
-    for layer in ("many tiles", "alexnet conv2", "dilated stride"):
+    for layer in ("many tiles", "alexnet conv2", "dilated stride", "folded", "blocks"):
         tensors, window = tensors_of(LAYERS[layer], torch.float32, memory_format)
         assert_same_for_all_thread_counts(
             lambda t=tensors, w=window: results(ours, *t, *w, relu=True)

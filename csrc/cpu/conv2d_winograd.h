@@ -1,0 +1,229 @@
+// When convolutions take Winograd's way (csrc/cpu/winograd.h), and how its steps are run.
+#pragma once
+
+#include <atomic>
+#include <cstring>
+#include <optional>
+
+#include "core/conv2d.h"
+#include "cpu/conv2d_product.h"
+#include "cpu/winograd.h"
+
+namespace fastconv {
+
+inline int64_t round_up(int64_t value, int64_t multiple) {
+  return ceil_div(value, multiple) * multiple;
+}
+
+inline Folding folding_of(const Tensor& image, int64_t channels) {
+  return {const_cast<void*>(image.const_data_ptr()),
+          {image.stride(0), image.stride(1), image.stride(2), image.stride(3)},
+          image.size(2),
+          image.size(3),
+          channels,
+          {1, 1},
+          {0, 0}};
+}
+
+inline Filter filter_of(const Tensor& weight, const Conv2d& p, bool turned) {
+  return {const_cast<void*>(weight.const_data_ptr()),
+          {weight.stride(0), weight.stride(1), weight.stride(2), weight.stride(3)},
+          p.out_channels,
+          p.in_channels,
+          {p.h.kernel, p.w.kernel},
+          {p.h.stride, p.w.stride},
+          turned};
+}
+
+// Whether it costs less than the plain products. The unit is a step of a multiplication's vector;
+// what transforming and packing cost in it was measured on AlexNet's and ZFNet's layers.
+inline bool winograd_pays(const Conv2d& p, const Filter& f) {
+  if (p.h.dilation != 1 || p.w.dilation != 1) return false;
+  constexpr double kPlain = 1.35;  // of a multiplication, packing and all
+  constexpr int64_t kFilter = 16, kInput = 5, kOutput = 3;
+  const bool turned = f.turned;
+  const int64_t sum =
+      f.blocks(0) * f.blocks(1) * round_up(turned ? f.maps : f.folded_channels(), kWinogradChunk);
+  const int64_t columns = round_up(turned ? f.folded_channels() : f.maps, kWinogradPanel);
+  const int64_t rows = turned ? ceil_div(p.h.input, p.h.stride) : p.h.output;
+  const int64_t cols = turned ? ceil_div(p.w.input, p.w.stride) : p.w.output;
+  const int64_t tiles = p.batch * ceil_div(rows, 2) * ceil_div(cols, 2);
+  const double plain = kPlain * double(p.batch * p.h.output * p.w.output) *
+                       double(p.h.kernel * p.w.kernel * p.in_channels * p.out_channels) / 16;
+  return double(sum * columns) * double(tiles + kFilter) +
+             double(tiles) * double(kInput * sum + kOutput * columns) <
+         plain;
+}
+
+// Scratch memory comes from torch: it is what the caller's memory limits and profilers see.
+inline Tensor scratch(const Tensor& like, int64_t size) {
+  const ScalarType type =
+      like.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+  return new_tensor(like, {size}, type, MemoryFormat::Contiguous);
+}
+
+inline Tensor fold(FoldedImage& image, const Tensor& source) {
+  image.depth = round_up(image.of.depth(), kWinogradChunk);
+  Tensor memory = scratch(source, image.size());
+  image.memory = memory.mutable_data_ptr();
+  const int64_t row = image.cols * image.groups * image.depth;
+  FASTCONV_DISPATCH_FLOATING(
+      source.scalar_type(),
+      parallel_over(image.batch * image.rows, row, [&](int64_t begin, int64_t end) {
+        FASTCONV_ISA_CALL(winograd_fold<scalar_t>(image, begin, end));
+      }))
+  return memory;
+}
+
+// Tiles whose transformed inputs the second cache holds beside some products, but not fewer than
+// give each thread some.
+inline int64_t tiles_together(const Winograd& p) {
+  constexpr int64_t kRows = 12;  // a multiple of every kernel's rows
+  constexpr int64_t kMost = 16, kBytes = 600 * 1024;
+  const int64_t fit = kBytes / (kWinogradElements * int64_t(sizeof(float)) * p.sum() * kRows);
+  const int64_t share =
+      ceil_div(p.all_tiles() * p.input.groups, kRows * int64_t(torch::stable::get_num_threads()));
+  return kRows * max_of(1, min_of(min_of(fit, kMost), share));
+}
+
+// Runs the convolution; false where a result is not finite and the output is to be made anew.
+inline bool run_winograd(Winograd& p, const Tensor& input, const Tensor& weight) {
+  const Tensor folded = fold(p.input, input);
+  p.together = tiles_together(p);
+  const int64_t units = p.input.groups * p.sum(), columns = p.panels() * kWinogradPanel;
+  const Tensor transformed =
+      scratch(weight, p.input.groups * kWinogradElements * p.transformed_size());
+  p.transformed = transformed.mutable_data_ptr();
+  std::atomic<bool> finite{true};
+  FASTCONV_DISPATCH_FLOATING(
+      input.scalar_type(),
+      parallel_over(units, columns * kWinogradElements,
+                    [&](int64_t begin, int64_t end) {
+                      FASTCONV_ISA_CALL(winograd_filters<scalar_t>(p, begin, end));
+                    });
+      parallel_over(p.units(), p.together * p.sum() * columns, [&](int64_t begin, int64_t end) {
+        bool all = true;
+        FASTCONV_ISA_CALL(winograd_outputs<scalar_t>(p, begin, end, &all));
+        if (!all) finite = false;
+      }))
+  return finite;
+}
+
+inline bool winograd_forward(const Conv2d& p, const Tensor& input, const Tensor& weight,
+                             const std::optional<Tensor>& bias, bool relu, Tensor& output) {
+  Winograd w{};
+  w.filter = filter_of(weight, p, false);
+  if (!winograd_pays(p, w.filter)) return false;
+  w.tiles[0] = ceil_div(p.h.output, 2);
+  w.tiles[1] = ceil_div(p.w.output, 2);
+  w.columns = p.out_channels;
+  w.input = {folding_of(input, p.in_channels),
+             p.batch,
+             p.groups,
+             2 * w.tiles[0] + 2 + kWinogradTaps * (w.filter.blocks(0) - 1),
+             2 * w.tiles[1] + 2 + kWinogradTaps * (w.filter.blocks(1) - 1),
+             0,
+             nullptr};
+  Folding& f = w.input.of;
+  f.step[0] = p.h.stride;
+  f.step[1] = p.w.stride;
+  f.origin[0] = -p.h.padding;
+  f.origin[1] = -p.w.padding;
+  w.output = folding_of(output, p.out_channels);
+  w.bias = bias ? bias->const_data_ptr() : nullptr;
+  w.relu = relu;
+  return run_winograd(w, input, weight);
+}
+
+inline bool winograd_input_grad(const Conv2d& p, const Tensor& grad_output, const Tensor& weight,
+                                Tensor& grad_input) {
+  Winograd w{};
+  w.filter = filter_of(weight, p, true);
+  if (!winograd_pays(p, w.filter)) return false;
+  const Window* axes[2] = {&p.h, &p.w};
+  w.columns = w.filter.folded_channels();
+  w.output = folding_of(grad_input, p.in_channels);
+  int64_t first[2], size[2];
+  for (int i = 0; i < 2; ++i) {
+    const Window& a = *axes[i];
+    first[i] = a.padding / a.stride;  // row of the folded, padded input that holds pixel 0
+    const int64_t rows = (a.padding + a.input - 1) / a.stride + 1 - first[i];
+    w.tiles[i] = ceil_div(rows, 2);
+    size[i] = 2 * w.tiles[i] + 2 + kWinogradTaps * (w.filter.blocks(i) - 1);
+    w.output.step[i] = a.stride;
+    w.output.origin[i] = first[i] * a.stride - a.padding;
+  }
+  w.input = {
+      folding_of(grad_output, p.out_channels), p.batch, p.groups, size[0], size[1], 0, nullptr};
+  for (int i = 0; i < 2; ++i) w.input.of.origin[i] = first[i] - (w.filter.folded_taps(i) - 1);
+  return run_winograd(w, grad_output, weight);
+}
+
+inline bool winograd_weight_grad(const Conv2d& p, const Tensor& grad_output, const Tensor& input,
+                                 Tensor& grad_weight) {
+  constexpr int64_t kRows = 12;                // a multiple of every kernel's rows
+  constexpr int64_t kBytes = 8 * 1024 * 1024;  // of transformed tiles
+  WinogradGradient w{};
+  w.filter = filter_of(grad_weight, p, false);
+  if (!winograd_pays(p, w.filter)) return false;
+  w.tiles[0] = ceil_div(p.h.output, 2);
+  w.tiles[1] = ceil_div(p.w.output, 2);
+  w.input = {folding_of(input, p.in_channels),
+             p.batch,
+             p.groups,
+             2 * w.tiles[0] + 2 + kWinogradTaps * (w.filter.blocks(0) - 1),
+             2 * w.tiles[1] + 2 + kWinogradTaps * (w.filter.blocks(1) - 1),
+             0,
+             nullptr};
+  Folding& f = w.input.of;
+  f.step[0] = p.h.stride;
+  f.step[1] = p.w.stride;
+  f.origin[0] = -p.h.padding;
+  f.origin[1] = -p.w.padding;
+  w.grad_output = {folding_of(grad_output, p.out_channels),
+                   p.batch,
+                   p.groups,
+                   2 * w.tiles[0],
+                   2 * w.tiles[1],
+                   0,
+                   nullptr};
+  const Tensor folded = fold(w.input, input), folded_grad = fold(w.grad_output, grad_output);
+
+  // The odd multiple of a cache line keeps tiles from driving each other out of the first cache.
+  const int64_t maps = round_up(p.out_channels, kRows);
+  w.output_pitch = round_up(max_of(maps, w.grad_output.depth), kWinogradPanel) + kWinogradChunk;
+  const int64_t pitch = kWinogradElements * (w.panels() * kWinogradPanel + w.output_pitch);
+  const int64_t most =
+      min_of(w.all_tiles(), round_up(max_of(1, kBytes / (pitch * int64_t(sizeof(float)))), 32));
+  const int64_t tiles_size = most * pitch + 2 * kWinogradElements * kWinogradPad;
+  const int64_t sums_size = p.groups * kWinogradElements * w.sums_size();
+  const Tensor tiles = scratch(input, tiles_size), sums = scratch(input, sums_size);
+  w.sums = sums.mutable_data_ptr();
+  std::atomic<bool> finite{true};
+  FASTCONV_DISPATCH_FLOATING(
+      input.scalar_type(), using acc_t = accumulate_t<scalar_t>;
+      acc_t* memory = mutable_data<acc_t>(tiles); memset(memory, 0, tiles_size * sizeof(acc_t));
+      memset(w.sums, 0, sums_size * sizeof(acc_t));
+      for (w.group = 0; w.group < p.groups; ++w.group) {
+        for (w.first = 0; w.first < w.all_tiles(); w.first += most) {
+          w.count = min_of(most, w.all_tiles() - w.first);
+          w.inputs = memory;
+          w.outputs = memory + kWinogradElements * w.inputs_size();
+          parallel_over(w.count, pitch, [&](int64_t begin, int64_t end) {
+            FASTCONV_ISA_CALL(winograd_tiles<scalar_t>(w, begin, end));
+          });
+          parallel_over(kWinogradElements * w.panels(), w.count * kWinogradPanel * maps,
+                        [&](int64_t begin, int64_t end) {
+                          FASTCONV_ISA_CALL(winograd_products<scalar_t>(w, begin, end));
+                        });
+        }
+      } parallel_over(p.groups * p.out_channels, w.taps() * kWinogradElements,
+                      [&](int64_t begin, int64_t end) {
+                        bool all = true;
+                        FASTCONV_ISA_CALL(winograd_weights<scalar_t>(w, begin, end, &all));
+                        if (!all) finite = false;
+                      });)
+  return finite;
+}
+
+}  // namespace fastconv

@@ -1,0 +1,557 @@
+// The steps of csrc/cpu/winograd.h.
+#include "core/window.h"
+#include "cpu/buffer.h"
+#include "cpu/gemm.h"
+#include "cpu/winograd.h"
+
+namespace fastconv {
+namespace FASTCONV_ISA {
+
+template <typename acc_t>
+constexpr int kLanesOf = Vec<acc_t>::kLanes;
+
+// What stands before an index that is counted in mixed radix.
+struct TilePlace {
+  int64_t n, y, x;
+};
+static inline TilePlace place_of(int64_t tile, const int64_t* tiles) {
+  return {tile / (tiles[0] * tiles[1]), tile / tiles[1] % tiles[0], tile % tiles[1]};
+}
+
+// ---- Folding -----------------------------------------------------------------------------------
+
+// The pixels of one row of the image that fold into column 0, 1, ... of phase `phase`.
+struct Run {
+  int64_t begin, end;  // columns of the folded image whose pixel is inside the image
+  int64_t x;           // of column `begin` in the image
+};
+static inline Run run_of(const Folding& f, int64_t phase, int64_t cols) {
+  const int64_t first = f.origin[1] + phase;
+  const int64_t begin = min_of(cols, max_of(0, ceil_div(-first, f.step[1])));
+  const int64_t end = max_of(begin, min_of(cols, ceil_div(f.width - first, f.step[1])));
+  return {begin, end, first + begin * f.step[1]};
+}
+
+template <typename scalar_t>
+static void fold_pixels(const Folding& f, const scalar_t* from, int64_t count, int64_t pitch,
+                        accumulate_t<scalar_t>* to) {
+  using acc_t = accumulate_t<scalar_t>;
+  const int64_t next = f.step[1] * f.stride[3];
+  if (f.stride[1] == 1) {
+    for (int64_t i = 0; i < count; ++i, from += next, to += pitch) {
+      for_each_vector<acc_t>(f.channels,
+                             [&](int64_t c, int n) { store_n(load_n(from + c, n), to + c, n); });
+    }
+    return;
+  }
+  for (int64_t i = 0; i < count; ++i) {
+    for (int64_t c = 0; c < f.channels; ++c) {
+      to[i * pitch + c] = to_acc(from[i * next + c * f.stride[1]]);
+    }
+  }
+}
+
+template <typename scalar_t>
+void winograd_fold(const FoldedImage& image, int64_t begin, int64_t end) {
+  using acc_t = accumulate_t<scalar_t>;
+  const Folding& f = image.of;
+  const int64_t pitch = image.groups * image.depth;
+  for (int64_t row = begin; row < end; ++row) {
+    acc_t* to = static_cast<acc_t*>(image.memory) + row * image.cols * pitch;
+    memset(to, 0, image.cols * pitch * sizeof(acc_t));
+    const int64_t n = row / image.rows, top = f.origin[0] + row % image.rows * f.step[0];
+    for (int64_t phase = 0; phase < f.step[0] * f.step[1]; ++phase) {
+      const int64_t y = top + phase / f.step[1];
+      const Run run = run_of(f, phase % f.step[1], image.cols);
+      if (y < 0 || y >= f.height) continue;
+      const scalar_t* from = static_cast<const scalar_t*>(f.image) + n * f.stride[0] +
+                             y * f.stride[2] + run.x * f.stride[3];
+      for (int64_t g = 0; g < image.groups; ++g) {
+        fold_pixels(f, from + g * f.channels * f.stride[1], run.end - run.begin, pitch,
+                    to + run.begin * pitch + g * image.depth + phase * f.channels);
+      }
+    }
+  }
+}
+
+// ---- Filters -----------------------------------------------------------------------------------
+
+// Position in the filter of a tap of the folded filter, or -1 where there is none.
+static inline int64_t folded_tap(const Filter& f, int axis, int64_t tap, int64_t phase) {
+  if (f.turned) tap = f.folded_taps(axis) - 1 - tap;
+  const int64_t at = tap * f.step[axis] + phase;
+  return tap >= 0 && at < f.kernel[axis] ? at : -1;
+}
+
+// The taps that exist of one block in one phase of the folding; the folded filter is 0 elsewhere.
+class BlockTaps {
+ public:
+  BlockTaps(const Filter& filter, int64_t block)
+      : f(filter), by(block / f.blocks(1)), bx(block % f.blocks(1)) {}
+
+  // body(tap of the block, element of the group's weight), for output channel o and the folded
+  // channel d = (row phase, column phase, c).
+  template <class F>
+  [[gnu::always_inline]] void for_each(int64_t o, int64_t d, const F& body) {
+    if (d < first || d >= end) move_to(d / f.channels);
+    const int64_t start = o * f.stride[0] + (d - first) * f.stride[1];
+    for (int i = 0; i < count; ++i) body(tap[i], start + offset[i]);
+  }
+
+ private:
+  void move_to(int64_t phase) {
+    first = phase * f.channels;
+    end = first + f.channels;
+    count = 0;
+    for (int r = 0; r < kWinogradTaps; ++r) {
+      const int64_t y = folded_tap(f, 0, by * kWinogradTaps + r, phase / f.step[1]);
+      for (int s = 0; y >= 0 && s < kWinogradTaps; ++s) {
+        const int64_t x = folded_tap(f, 1, bx * kWinogradTaps + s, phase % f.step[1]);
+        if (x < 0) continue;
+        tap[count] = r * int(kWinogradTaps) + s;
+        offset[count++] = y * f.stride[2] + x * f.stride[3];
+      }
+    }
+  }
+
+  const Filter& f;
+  const int64_t by, bx;
+  int64_t first = 0, end = 0;  // folded channels of the phase
+  int count = 0;
+  int tap[kWinogradTaps * kWinogradTaps] = {};
+  int64_t offset[kWinogradTaps * kWinogradTaps] = {};
+};
+
+// Element 0 of a transformed row or column of taps depends on tap 0 alone, element 3 on tap 2
+// alone. Where a block has no such tap, that element's products are 0 and left out.
+class Presence {
+ public:
+  explicit Presence(const Filter& filter) : f(filter) {}
+
+  // Whether element e may differ from 0 for the folded channels [begin, end) of a block.
+  bool operator()(int e, int64_t block, int64_t begin, int64_t end) const {
+    const int64_t last = (min_of(end, f.folded_channels()) - 1) / f.channels;
+    for (int64_t phase = begin / f.channels; phase <= last; ++phase) {
+      if (along(0, e / int(kWinogradTile), block / f.blocks(1), phase / f.step[1]) &&
+          along(1, e % int(kWinogradTile), block % f.blocks(1), phase % f.step[1])) {
+        return true;
+      }
+    }
+    return false;
+  }
+
+ private:
+  bool along(int axis, int element, int64_t block, int64_t phase) const {
+    if (element == 1 || element == 2) return true;
+    return folded_tap(f, axis, block * kWinogradTaps + (element == 0 ? 0 : 2), phase) >= 0;
+  }
+  const Filter& f;
+};
+
+// G g, for one row or column of taps.
+template <typename vector_t>
+static inline void expand(const vector_t* g, int step, vector_t* out, int out_step) {
+  const vector_t outer = (g[0] + g[2 * step]) * 0.5f, inner = g[step] * 0.5f;
+  out[0] = g[0];
+  out[out_step] = outer + inner;
+  out[2 * out_step] = outer - inner;
+  out[3 * out_step] = g[2 * step];
+}
+
+template <typename scalar_t>
+void winograd_filters(const Winograd& p, int64_t begin, int64_t end) {
+  using acc_t = accumulate_t<scalar_t>;
+  using vector_t = vec_t<acc_t>;
+  constexpr int kLanes = kLanesOf<acc_t>, kCols = Gemm<acc_t>::kCols;
+  const Filter& f = p.filter;
+  const int64_t depth = p.input.depth, sum = p.sum();
+  const int64_t real = f.turned ? f.maps : f.folded_channels();
+  for (int64_t unit = begin; unit < end; ++unit) {
+    const int64_t g = unit / sum, k = unit % sum, d = k % depth;
+    BlockTaps block(f, k / depth);
+    const scalar_t* weight = static_cast<const scalar_t*>(f.weight) + g * f.maps * f.stride[0];
+    acc_t* to = static_cast<acc_t*>(p.transformed) + g * kWinogradElements * p.transformed_size() +
+                k * kCols;
+    for (int64_t j = 0; j < p.columns; j += kLanes) {
+      acc_t taps[kWinogradTaps * kWinogradTaps][kLanes] = {};
+      for (int l = 0; l < kLanes && j + l < p.columns && d < real; ++l) {
+        block.for_each(f.turned ? d : j + l, f.turned ? j + l : d,
+                       [&](int tap, int64_t at) { taps[tap][l] = to_acc(weight[at]); });
+      }
+      vector_t g3[9], half[12], g4[16];
+      for (int t = 0; t < 9; ++t) g3[t] = load(taps[t]);
+      for (int s = 0; s < 3; ++s) expand(g3 + s, 3, half + s, 3);
+      for (int r = 0; r < 4; ++r) expand(half + 3 * r, 1, g4 + 4 * r, 1);
+      for (int e = 0; e < kWinogradElements; ++e) {
+        store(g4[e], to + e * p.transformed_size() + j / kCols * sum * kCols + j % kCols);
+      }
+    }
+  }
+}
+
+// ---- Tiles -------------------------------------------------------------------------------------
+
+// Bt d, for one row or column of a tile.
+template <typename vector_t>
+static inline void difference(vector_t* d, int step) {
+  const vector_t a = d[0], b = d[step], c = d[2 * step], e = d[3 * step];
+  d[0] = a - c;
+  d[step] = b + c;
+  d[2 * step] = c - b;
+  d[3 * step] = b - e;
+}
+
+// Bt d B of one tile: element e of the sum's index k goes to
+// to[e * e_step + k / kWidth * step + k % kWidth].
+template <int64_t kWidth, typename acc_t>
+static void transform_inputs(const FoldedImage& image, const Filter& f, const TilePlace& tile,
+                             int64_t group, acc_t* to, int64_t e_step, int64_t step) {
+  constexpr int kLanes = kLanesOf<acc_t>;
+  const int64_t next_col = image.groups * image.depth, next_row = image.cols * next_col;
+  int64_t k = 0;
+  for (int64_t by = 0; by < f.blocks(0); ++by) {
+    for (int64_t bx = 0; bx < f.blocks(1); ++bx) {
+      const int64_t y = tile.y * kWinogradOutputs + by * kWinogradTaps;
+      const int64_t x = tile.x * kWinogradOutputs + bx * kWinogradTaps;
+      const acc_t* from = static_cast<const acc_t*>(image.memory) +
+                          (tile.n * image.rows + y) * next_row + x * next_col + group * image.depth;
+      for (int64_t d = 0; d < image.depth; d += kLanes, k += kLanes) {
+        vec_t<acc_t> v[kWinogradElements];
+#pragma GCC unroll 4
+        for (int r = 0; r < 4; ++r) {
+#pragma GCC unroll 4
+          for (int s = 0; s < 4; ++s) v[4 * r + s] = load(from + d + r * next_row + s * next_col);
+        }
+#pragma GCC unroll 4
+        for (int s = 0; s < 4; ++s) difference(v + s, 4);
+#pragma GCC unroll 4
+        for (int r = 0; r < 4; ++r) difference(v + 4 * r, 1);
+        acc_t* at = to + k / kWidth * step + k % kWidth;
+#pragma GCC unroll 16
+        for (int e = 0; e < kWinogradElements; ++e) store(v[e], at + e * e_step);
+      }
+    }
+  }
+}
+
+// At m, for one row or column of a tile.
+template <typename vector_t>
+static inline void gather(const vector_t* m, int step, vector_t* out, int out_step) {
+  out[0] = m[0] + m[step] + m[2 * step];
+  out[out_step] = m[step] - m[2 * step] - m[3 * step];
+}
+
+// A y, its adjoint.
+template <typename vector_t>
+static inline void spread(const vector_t* y, int step, vector_t* out, int out_step) {
+  out[0] = y[0];
+  out[out_step] = y[0] + y[step];
+  out[2 * out_step] = y[0] - y[step];
+  out[3 * out_step] = -y[step];
+}
+
+// ---- The convolution ---------------------------------------------------------------------------
+
+// c[i, j] = sum over the listed chunks of the sum. a holds chunks of kWinogradChunk elements, row
+// after row; b panels' rows. Chains as long as Gemm::kChain, or a short sum's whole length.
+template <typename acc_t, int kVectors>
+static void multiply_chunks(const acc_t* a, int64_t chunk_step, const acc_t* b,
+                            const int32_t* chunks, int64_t count, acc_t* c) {
+  using G = Gemm<acc_t>;
+  const int64_t together = count <= 3 ? 3 : G::kChain / kWinogradChunk;
+  for (int64_t i = 0; i == 0 || i < count; i += together) {
+    PanelSums<acc_t, kVectors> sums;
+    for (int64_t j = i; j < min_of(i + together, count); ++j) {
+      const acc_t* row = a + chunks[j] * chunk_step;
+      const acc_t* column = b + chunks[j] * kWinogradChunk * G::kCols;
+      for (int k = 0; k < kWinogradChunk; ++k, column += G::kCols) {
+        sums.template add_products<kWinogradChunk>(row + k, column);
+      }
+    }
+    if (i == 0) {
+      sums.template store_to<false>(c);
+    } else {
+      sums.template store_to<true>(c);
+    }
+  }
+}
+
+template <typename scalar_t>
+class OutputKernel {
+ public:
+  using acc_t = accumulate_t<scalar_t>;
+  using G = Gemm<acc_t>;
+  using vector_t = vec_t<acc_t>;
+  static constexpr int kLanes = kLanesOf<acc_t>;
+  static constexpr int64_t kPanelsTogether = (64 + G::kCols - 1) / G::kCols;
+
+  explicit OutputKernel(const Winograd& winograd)
+      : p(winograd),
+        sum(p.sum()),
+        panels(ceil_div(p.columns, G::kCols)),
+        room(ceil_div(p.together, G::kRows) * G::kRows),
+        input_size(sum * room + kWinogradPad),
+        product_size(kPanelsTogether * room * G::kCols + kWinogradPad),
+        inputs(kWinogradElements * input_size),
+        products(kWinogradElements * product_size),
+        places(p.together),
+        chunks(sum / kWinogradChunk) {}
+
+  bool run(int64_t unit) {
+    const int64_t units = p.units() / p.input.groups, group = unit / units;
+    const int64_t first = unit % units * p.together;
+    count = min_of(p.together, p.all_tiles() - first);
+    for (int64_t i = 0; i < count; ++i) {
+      places[i] = place_of(first + i, p.tiles);
+      transform_inputs<kWinogradChunk>(p.input, p.filter, places[i], group,
+                                       inputs.data() + i * kWinogradChunk, input_size,
+                                       room * kWinogradChunk);
+    }
+    check = vector_t{};
+    for (int64_t panel = 0; panel < panels; panel += kPanelsTogether) {
+      const int64_t most = min_of(kPanelsTogether, panels - panel);
+      for (int e = 0; e < kWinogradElements; ++e) {
+        for (int64_t j = 0; j < most; ++j) multiply(group, e, panel + j, j);
+      }
+      const int64_t begin = panel * G::kCols, end = min_of(begin + most * G::kCols, p.columns);
+      for (int64_t i = 0; i < count; ++i) store_tile(group, i, begin, end);
+    }
+    for (int l = 0; l < kLanes; ++l) {
+      if (check[l] != 0) return false;
+    }
+    return true;
+  }
+
+ private:
+  // Panel `panel` of element e, as the j-th of those worked on together.
+  void multiply(int64_t group, int e, int64_t panel, int64_t j) {
+    const int64_t listed = list_chunks(e, panel);
+    const acc_t* b = static_cast<const acc_t*>(p.transformed) +
+                     (group * kWinogradElements + e) * p.transformed_size() +
+                     panel * sum * G::kCols;
+    const bool narrow = p.columns - panel * G::kCols <= kLanes;
+    for (int64_t i = 0; i < count; i += G::kRows) {
+      const acc_t* a = inputs.data() + e * input_size + i * kWinogradChunk;
+      acc_t* c = products.data() + e * product_size + (j * room + i) * G::kCols;
+      if (narrow) {
+        multiply_chunks<acc_t, 1>(a, room * kWinogradChunk, b, chunks.data(), listed, c);
+      } else {
+        multiply_chunks<acc_t, G::kVectors>(a, room * kWinogradChunk, b, chunks.data(), listed, c);
+      }
+    }
+  }
+
+  // The chunks of the sum in which element e of the panel's filters is not 0.
+  int64_t list_chunks(int e, int64_t panel) {
+    const Presence present(p.filter);
+    const int64_t depth = p.input.depth;
+    int64_t listed = 0;
+    for (int64_t k = 0; k < sum; k += kWinogradChunk) {
+      const int64_t begin = p.filter.turned ? panel * G::kCols : k % depth;
+      const int64_t end = begin + (p.filter.turned ? int64_t(G::kCols) : kWinogradChunk);
+      if (present(e, k / depth, begin, end)) chunks[listed++] = int32_t(k / kWinogradChunk);
+    }
+    return listed;
+  }
+
+  // Columns [begin, end) of the four outputs of tile i.
+  void store_tile(int64_t group, int64_t i, int64_t begin, int64_t end) {
+    for (int64_t column = begin; column < end; column += kLanes) {
+      const int64_t j = column - begin;
+      const acc_t* from = products.data() + (j / G::kCols * room + i) * G::kCols + j % G::kCols;
+      vector_t m[kWinogradElements], half[8], y[4];
+#pragma GCC unroll 16
+      for (int e = 0; e < kWinogradElements; ++e) m[e] = load(from + e * product_size);
+#pragma GCC unroll 4
+      for (int s = 0; s < 4; ++s) gather(m + s, 4, half + s, 4);
+#pragma GCC unroll 2
+      for (int r = 0; r < 2; ++r) gather(half + 4 * r, 1, y + 2 * r, 1);
+      const int n = int(min_of(kLanes, end - column));
+      if (p.bias != nullptr) {
+        const vector_t bias =
+            load_n(static_cast<const scalar_t*>(p.bias) + group * p.columns + column, n);
+        for (vector_t& value : y) value += bias;
+      }
+      for (vector_t& value : y) {
+        check += value * 0;  // 0, or NaN for a value that is not finite
+        if (p.relu) value = value < 0 ? vector_t{} : value;
+      }
+      store_pixels(y, group, places[i], column, n);
+    }
+  }
+
+  void store_pixels(const vector_t* y, int64_t group, const TilePlace& tile, int64_t column,
+                    int lanes) {
+    const Folding& f = p.output;
+    scalar_t* image =
+        static_cast<scalar_t*>(f.image) + tile.n * f.stride[0] + group * f.channels * f.stride[1];
+    // Without folding, and where a phase has room for the vector, its lanes are neighbours.
+    const int64_t phase = column < f.channels ? 0 : column / f.channels;
+    const int64_t c = column - phase * f.channels;
+    const bool adjacent = f.stride[1] == 1 && c + lanes <= f.channels;
+    for (int q = 0; q < 4; ++q) {
+      const int64_t row = 2 * tile.y + q / 2, col = 2 * tile.x + q % 2;
+      if (adjacent) {
+        scalar_t* to = pixel(image, row, col, phase);
+        if (to != nullptr) store_n(y[q], to + c, lanes);
+        continue;
+      }
+      for (int l = 0; l < lanes; ++l) {
+        scalar_t* to = pixel(image, row, col, (column + l) / f.channels);
+        if (to != nullptr) from_acc(acc_t(y[q][l]), to[(column + l) % f.channels * f.stride[1]]);
+      }
+    }
+  }
+  scalar_t* pixel(scalar_t* image, int64_t row, int64_t col, int64_t phase) const {
+    const Folding& f = p.output;
+    const int64_t phase_y = phase == 0 ? 0 : phase / f.step[1];
+    const int64_t y = f.origin[0] + row * f.step[0] + phase_y;
+    const int64_t x = f.origin[1] + col * f.step[1] + phase - phase_y * f.step[1];
+    if (y < 0 || y >= f.height || x < 0 || x >= f.width) return nullptr;
+    return image + y * f.stride[2] + x * f.stride[3];
+  }
+
+  const Winograd& p;
+  const int64_t sum, panels, room, input_size, product_size;
+  Buffer<acc_t> inputs;    // (element, chunk of the sum, tile, kWinogradChunk)
+  Buffer<acc_t> products;  // (element, panel, tile, column)
+  Buffer<TilePlace> places;
+  Buffer<int32_t> chunks;
+  int64_t count = 0;  // of the unit's tiles
+  vector_t check{};
+};
+
+template <typename scalar_t>
+void winograd_outputs(const Winograd& p, int64_t begin, int64_t end, bool* finite) {
+  OutputKernel<scalar_t> kernel(p);
+  for (int64_t unit = begin; unit < end; ++unit) {
+    if (!kernel.run(unit)) *finite = false;
+  }
+}
+
+// ---- The weight's gradient ---------------------------------------------------------------------
+
+template <typename scalar_t>
+void winograd_tiles(const WinogradGradient& p, int64_t begin, int64_t end) {
+  using acc_t = accumulate_t<scalar_t>;
+  using vector_t = vec_t<acc_t>;
+  const FoldedImage& grad = p.grad_output;
+  const int64_t next_col = grad.groups * grad.depth, next_row = grad.cols * next_col;
+  for (int64_t i = begin; i < end; ++i) {
+    const TilePlace tile = place_of(p.first + i, p.tiles);
+    transform_inputs<kWinogradPanel>(p.input, p.filter, tile, p.group,
+                                     static_cast<acc_t*>(p.inputs) + i * kWinogradPanel,
+                                     p.inputs_size(), p.count * kWinogradPanel);
+    const acc_t* from = static_cast<const acc_t*>(grad.memory) +
+                        (tile.n * grad.rows + tile.y * 2) * next_row + tile.x * 2 * next_col +
+                        p.group * grad.depth;
+    acc_t* to = static_cast<acc_t*>(p.outputs) + i * p.output_pitch;
+    for (int64_t d = 0; d < grad.depth; d += kLanesOf<acc_t>) {
+      vector_t y[4], half[8], m[kWinogradElements];
+      for (int q = 0; q < 4; ++q) y[q] = load(from + d + q / 2 * next_row + q % 2 * next_col);
+      for (int s = 0; s < 2; ++s) spread(y + s, 2, half + s, 2);
+      for (int r = 0; r < 4; ++r) spread(half + 2 * r, 1, m + 4 * r, 1);
+      for (int e = 0; e < kWinogradElements; ++e) {
+        store(m[e], to + e * p.outputs_size() + d);
+      }
+    }
+  }
+}
+
+// A group's and element's sums: panels of columns (taps), in each panels of rows (maps).
+template <typename scalar_t>
+void winograd_products(const WinogradGradient& p, int64_t begin, int64_t end) {
+  using acc_t = accumulate_t<scalar_t>;
+  using G = Gemm<acc_t>;
+  constexpr int64_t kTiles = 3 * G::kChain;  // both panels of so many stay in the first cache
+  const Presence present(p.filter);
+  const int64_t row_panels = ceil_div(p.filter.maps, G::kRows);
+  for (int64_t unit = begin; unit < end; ++unit) {
+    const int64_t panel = unit % p.panels(), depth = p.input.depth;
+    const int e = int(unit / p.panels());
+    bool needed = false;
+    for (int64_t k = panel * kWinogradPanel; k < min_of((panel + 1) * kWinogradPanel, p.taps());
+         k += kWinogradChunk) {
+      needed |= present(e, k / depth, k % depth, k % depth + kWinogradChunk);
+    }
+    if (!needed) continue;
+    const acc_t* outputs = static_cast<const acc_t*>(p.outputs) + e * p.outputs_size();
+    const acc_t* inputs = static_cast<const acc_t*>(p.inputs) + e * p.inputs_size() +
+                          panel * kWinogradPanel * p.count;
+    acc_t* sums = static_cast<acc_t*>(p.sums) + (p.group * kWinogradElements + e) * p.sums_size() +
+                  panel * kWinogradPanel * row_panels * G::kRows;
+    for (int64_t first = 0; first < p.count; first += kTiles) {
+      for (int64_t i = 0; i < row_panels; ++i) {
+        for (int64_t v = 0; v < kWinogradPanel; v += G::kCols) {
+          for (int64_t t = first; t < min_of(first + kTiles, p.count); t += G::kChain) {
+            multiply_chain(outputs + t * p.output_pitch + i * G::kRows, p.output_pitch,
+                           inputs + t * kWinogradPanel + v, kWinogradPanel,
+                           min_of(G::kChain, p.count - t),
+                           sums + (v / G::kCols * row_panels + i) * G::kRows * G::kCols);
+          }
+        }
+      }
+    }
+  }
+}
+
+// Gt m, for one row or column of a tile.
+template <typename vector_t>
+static inline void contract(const vector_t* m, int step, vector_t* out, int out_step) {
+  const vector_t sum = (m[step] + m[2 * step]) * 0.5f;
+  out[0] = m[0] + sum;
+  out[out_step] = (m[step] - m[2 * step]) * 0.5f;
+  out[2 * out_step] = m[3 * step] + sum;
+}
+
+template <typename scalar_t>
+void winograd_weights(const WinogradGradient& p, int64_t begin, int64_t end, bool* finite) {
+  using acc_t = accumulate_t<scalar_t>;
+  using G = Gemm<acc_t>;
+  using vector_t = vec_t<acc_t>;
+  constexpr int kLanes = kLanesOf<acc_t>;
+  const Filter& f = p.filter;
+  const int64_t row_panels = ceil_div(f.maps, G::kRows);
+  vector_t check{};
+  for (int64_t unit = begin; unit < end; ++unit) {
+    const int64_t group = unit / f.maps, o = unit % f.maps;
+    scalar_t* weight = static_cast<scalar_t*>(f.weight) + group * f.maps * f.stride[0];
+    const acc_t* sums = static_cast<const acc_t*>(p.sums) +
+                        group * kWinogradElements * p.sums_size() +
+                        o / G::kRows * G::kRows * G::kCols + o % G::kRows * G::kCols;
+    for (int64_t k = 0; k < p.taps(); k += kLanes) {
+      vector_t m[kWinogradElements], half[12], g[9];
+      for (int e = 0; e < kWinogradElements; ++e) {
+        m[e] = load(sums + e * p.sums_size() + k / G::kCols * row_panels * G::kRows * G::kCols +
+                    k % G::kCols);
+      }
+      for (int s = 0; s < 4; ++s) contract(m + s, 4, half + s, 4);
+      for (int r = 0; r < 3; ++r) contract(half + 4 * r, 1, g + 3 * r, 1);
+      BlockTaps block(f, k / p.input.depth);
+      for (int l = 0; l < kLanes; ++l) {
+        const int64_t d = (k + l) % p.input.depth;
+        if (d >= f.folded_channels()) continue;
+        block.for_each(o, d, [&](int tap, int64_t at) { from_acc(acc_t(g[tap][l]), weight[at]); });
+      }
+      for (const vector_t& value : g) check += value * 0;
+    }
+  }
+  for (int l = 0; l < kLanes; ++l) {
+    if (check[l] != 0) *finite = false;
+  }
+}
+
+#define INSTANTIATE(scalar_t)                                                           \
+  template void winograd_fold<scalar_t>(const FoldedImage&, int64_t, int64_t);          \
+  template void winograd_filters<scalar_t>(const Winograd&, int64_t, int64_t);          \
+  template void winograd_outputs<scalar_t>(const Winograd&, int64_t, int64_t, bool*);   \
+  template void winograd_tiles<scalar_t>(const WinogradGradient&, int64_t, int64_t);    \
+  template void winograd_products<scalar_t>(const WinogradGradient&, int64_t, int64_t); \
+  template void winograd_weights<scalar_t>(const WinogradGradient&, int64_t, int64_t, bool*);
+INSTANTIATE(float)
+INSTANTIATE(double)
+INSTANTIATE(half)
+INSTANTIATE(bfloat16)
+
+}  // namespace FASTCONV_ISA
+}  // namespace fastconv
