@@ -161,8 +161,8 @@ inline bool winograd_input_grad(const Conv2d& p, const Tensor& grad_output, cons
 
 inline bool winograd_weight_grad(const Conv2d& p, const Tensor& grad_output, const Tensor& input,
                                  Tensor& grad_weight) {
-  constexpr int64_t kRows = 12;                // a multiple of every kernel's rows
-  constexpr int64_t kBytes = 8 * 1024 * 1024;  // of transformed tiles
+  constexpr int64_t kRows = 12;            // a multiple of every kernel's rows
+  constexpr int64_t kBytes = 1024 * 1024;  // of transformed tiles: what two caches hold
   WinogradGradient w{};
   w.filter = filter_of(grad_weight, p, false);
   if (!winograd_pays(p, w.filter)) return false;
