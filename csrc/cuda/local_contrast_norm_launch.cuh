@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cuda/local_contrast_norm.cuh"
+#include "cuda/local_contrast_norm.h"
 
 namespace fastconv {
 
@@ -24,8 +25,7 @@ inline int64_t contrast_rooms(const ContrastProblem& p, bool backward) {
 inline int64_t contrast_table(const ContrastProblem& p) {
   return max_of(p.radius_h, p.radius_w) + 1 + p.shape.height + p.shape.width;
 }
-// Elements of the scratch memory, in acc_t.
-inline int64_t contrast_scratch(const ContrastProblem& p, bool backward) {
+int64_t contrast_norm_scratch(const ContrastProblem& p, bool backward) {
   return contrast_table(p) + 2 * p.images * p.shape.lanes +
          contrast_rooms(p, backward) * p.images * p.shape.plane();
 }
@@ -189,20 +189,25 @@ class ContrastCall {
   }
 };
 
-// scratch: contrast_scratch(p, backward) elements.
 template <typename scalar_t>
-cudaError_t contrast_forward(const scalar_t* input, scalar_t* output,
-                             accumulate_t<scalar_t>* statistics, accumulate_t<scalar_t>* scratch,
-                             const ContrastProblem& p, cudaStream_t stream) {
+bool contrast_norm_fits(const ContrastProblem& p) {
+  Tiles tiles;
+  return contrast_tiles_of(p, sizeof(accumulate_t<scalar_t>), tiles);
+}
+
+template <typename scalar_t>
+cudaError_t launch_contrast_norm(const scalar_t* input, scalar_t* output,
+                                 accumulate_t<scalar_t>* statistics,
+                                 accumulate_t<scalar_t>* scratch, const ContrastProblem& p,
+                                 cudaStream_t stream) {
   return ContrastCall<scalar_t>(p, input, nullptr, output, statistics, scratch, stream).run();
 }
 
-// The statistics are those of the forward, and are only read.
 template <typename scalar_t>
-cudaError_t contrast_backward(const scalar_t* grad_output, const scalar_t* input,
-                              const accumulate_t<scalar_t>* statistics, scalar_t* grad_input,
-                              accumulate_t<scalar_t>* scratch, const ContrastProblem& p,
-                              cudaStream_t stream) {
+cudaError_t launch_contrast_norm_backward(const scalar_t* grad_output, const scalar_t* input,
+                                          const accumulate_t<scalar_t>* statistics,
+                                          scalar_t* grad_input, accumulate_t<scalar_t>* scratch,
+                                          const ContrastProblem& p, cudaStream_t stream) {
   return ContrastCall<scalar_t>(p, input, grad_output, grad_input,
                                 const_cast<accumulate_t<scalar_t>*>(statistics), scratch, stream)
       .run();

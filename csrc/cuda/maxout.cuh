@@ -11,7 +11,7 @@
 
 #include <limits>
 
-#include "core/maxout.h"
+#include "cuda/maxout.h"
 #include "cuda/pack.cuh"
 
 namespace fastconv {
