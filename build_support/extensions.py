@@ -255,12 +255,12 @@ class BuildLibraries(build_ext):
         plan.link("link", objects, self._target("fastconv._C"), flags)
 
     def _plan_cuda(self, plan, torch, nvcc):
-        common = f"-std=c++17 -O3 -Xcompiler -fPIC,-fvisibility=hidden -I{_esc(CSRC)}"
+        common = f"-std=c++17 -Xcompiler -fPIC,-fvisibility=hidden -I{_esc(CSRC)}"
         common = f"{_esc(nvcc)} -MD -MF $out.d {common} $flags -c $in -o $out"
         # nvcc reads a .cu once for each architecture and once for the host, a .cpp only once: what
         # needs torch's large headers stands in the latter.
-        kernels = ["--expt-relaxed-constexpr", *cuda_architectures()[1]]
-        host = ["-Xcompiler -Wall,-Wextra", "-DUSE_CUDA", *self._torch_flags(torch)]
+        kernels = ["-O3", "--expt-relaxed-constexpr", *cuda_architectures()[1]]
+        host = ["-O2", "-Xcompiler -Wall,-Wextra", "-DUSE_CUDA", *self._torch_flags(torch)]
         # ptxas says beside each object what its kernels use; cuda_resources.py reads it.
         report = ">$out.ptxas 2>&1 || { cat $out.ptxas; exit 1; }"
         plan.rule("nvcc", f"{common} {' '.join(kernels)} -Xptxas -v {report}")

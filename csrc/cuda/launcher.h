@@ -1,6 +1,8 @@
 // What the declarations of launchers need: CUDA's streams and errors, or those of tests/simt.
 #pragma once
 
+#include <cstdint>
+
 #if defined(FASTCONV_SIMT)
 #include "simt/runtime.h"
 #else

@@ -11,7 +11,8 @@
 //         neighbouring maps of one pixel, 16 bytes. The maps around its own come from the packs
 //         beside it, by the first-level cache; the ratios around, from the threads beside it, by
 //         shared memory.
-// tiles   All else (local_response_norm_tiles.cuh).
+// tiles   All else, 16 bytes at a time too where pixels or maps fill packs
+//         (local_response_norm_tiles.cuh).
 #pragma once
 
 #include "cuda/local_response_norm.h"
