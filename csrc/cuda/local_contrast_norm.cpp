@@ -10,18 +10,15 @@
 
 namespace fastconv {
 
-static void check_fits(const char* op, const ContrastProblem& p, ScalarType statistics) {
+static void check_image(const char* op, const ContrastProblem& p) {
   check_image_size(op, "input", max_of(p.shape.maps, 2) * p.shape.plane());
-  const bool fits = statistics == ScalarType::Double ? contrast_norm_fits<double>(p)
-                                                     : contrast_norm_fits<float>(p);
-  FASTCONV_CHECK(op, fits,
-                 "the window is too large for a GPU's shared memory (got one that reaches ",
-                 p.radius_h, " rows and ", p.radius_w, " columns far)");
 }
 
 static Tensor new_scratch(const Tensor& like, const ContrastProblem& p, bool backward) {
-  return new_tensor(like, {contrast_norm_scratch(p, backward)}, statistics_type(like),
-                    MemoryFormat::Contiguous);
+  const ScalarType type = statistics_type(like);
+  const int64_t elements = type == ScalarType::Double ? contrast_norm_scratch<double>(p, backward)
+                                                      : contrast_norm_scratch<float>(p, backward);
+  return new_tensor(like, {elements}, type, MemoryFormat::Contiguous);
 }
 
 static std::tuple<Tensor, Tensor> local_contrast_norm(const Tensor& input, int64_t kernel_size,
@@ -30,7 +27,7 @@ static std::tuple<Tensor, Tensor> local_contrast_norm(const Tensor& input, int64
   const char* op = "local_contrast_norm";
   const ContrastProblem p =
       contrast_problem(op, input, kernel_size, sigma, across_maps, mean_divisor, eps);
-  check_fits(op, p, statistics_type(input));
+  check_image(op, p);
 
   const CudaCall call(op, input);
   const MemoryFormat format = memory_format_of(input);
@@ -54,7 +51,7 @@ static Tensor local_contrast_norm_backward(const Tensor& grad_output, const Tens
   const ContrastProblem p =
       contrast_problem(op, input, kernel_size, sigma, across_maps, mean_divisor, eps);
   check_contrast_grad(op, p, grad_output, input, statistics);
-  check_fits(op, p, statistics_type(input));
+  check_image(op, p);
 
   const CudaCall call(op, input);
   const MemoryFormat format = memory_format_of(input);

@@ -2,7 +2,7 @@
 
 namespace fastconv {
 
-FASTCONV_FOR_EACH_DTYPE(contrast_norm_fits)
+FASTCONV_FOR_EACH_DTYPE(contrast_norm_scratch)
 FASTCONV_FOR_EACH_DTYPE(launch_contrast_norm)
 FASTCONV_FOR_EACH_DTYPE(launch_contrast_norm_backward)
 

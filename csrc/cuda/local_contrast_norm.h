@@ -7,11 +7,8 @@
 
 namespace fastconv {
 
-// Whether the window fits into shared memory.
-template <typename scalar_t>
-bool contrast_norm_fits(const ContrastProblem& p);
-
 // Elements of the scratch memory, in acc_t.
+template <typename scalar_t>
 int64_t contrast_norm_scratch(const ContrastProblem& p, bool backward);
 
 template <typename scalar_t>

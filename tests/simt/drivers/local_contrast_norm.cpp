@@ -29,7 +29,7 @@ int main() {
       using acc_t = accumulate_t<scalar_t>;
       const ContrastProblem p = problem_of(r);
       const bool backward = r.entry == "backward";
-      std::vector<acc_t> scratch(size_t(contrast_norm_scratch(p, backward)));
+      std::vector<acc_t> scratch(size_t(contrast_norm_scratch<scalar_t>(p, backward)));
       std::memset(scratch.data(), 0xff, scratch.size() * sizeof(acc_t));
       if (backward) {
         return launch_contrast_norm_backward(r.pointer<const scalar_t>(0), r.pointer<const scalar_t>(1),
