@@ -62,9 +62,11 @@ inline Tensor scratch(const Tensor& like, int64_t size) {
   return new_tensor(like, {size}, type, MemoryFormat::Contiguous);
 }
 
-inline Tensor fold(FoldedImage& image, const Tensor& source) {
-  image.depth = round_up(image.of.depth(), kWinogradChunk);
-  Tensor memory = scratch(source, image.size());
+// `beyond`: elements behind the image that a kernel may read, though not use.
+inline Tensor fold(FoldedImage& image, const Tensor& source, int64_t multiple = kWinogradChunk,
+                   int64_t beyond = 0) {
+  image.depth = round_up(image.of.depth(), multiple);
+  Tensor memory = scratch(source, image.size() + beyond);
   image.memory = memory.mutable_data_ptr();
   const int64_t row = image.cols * image.groups * image.depth;
   FASTCONV_DISPATCH_FLOATING(

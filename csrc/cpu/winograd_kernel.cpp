@@ -38,8 +38,13 @@ static void fold_pixels(const Folding& f, const scalar_t* from, int64_t count, i
   using acc_t = accumulate_t<scalar_t>;
   const int64_t next = f.step[1] * f.stride[3];
   if (f.stride[1] == 1) {
+    int64_t run = f.channels;
+    if (next == run && pitch == run) {  // all of them are one run
+      run *= count;
+      count = 1;
+    }
     for (int64_t i = 0; i < count; ++i, from += next, to += pitch) {
-      for_each_vector<acc_t>(f.channels,
+      for_each_vector<acc_t>(run,
                              [&](int64_t c, int n) { store_n(load_n(from + c, n), to + c, n); });
     }
     return;
