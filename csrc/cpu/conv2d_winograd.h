@@ -62,9 +62,11 @@ inline Tensor scratch(const Tensor& like, int64_t size) {
   return new_tensor(like, {size}, type, MemoryFormat::Contiguous);
 }
 
-inline Tensor fold(FoldedImage& image, const Tensor& source) {
-  image.depth = round_up(image.of.depth(), kWinogradChunk);
-  Tensor memory = scratch(source, image.size());
+// `beyond`: elements behind the image that a kernel may read, though not use.
+inline Tensor fold(FoldedImage& image, const Tensor& source, int64_t multiple = kWinogradChunk,
+                   int64_t beyond = 0) {
+  image.depth = round_up(image.of.depth(), multiple);
+  Tensor memory = scratch(source, image.size() + beyond);
   image.memory = memory.mutable_data_ptr();
   const int64_t row = image.cols * image.groups * image.depth;
   FASTCONV_DISPATCH_FLOATING(
@@ -161,8 +163,8 @@ inline bool winograd_input_grad(const Conv2d& p, const Tensor& grad_output, cons
 
 inline bool winograd_weight_grad(const Conv2d& p, const Tensor& grad_output, const Tensor& input,
                                  Tensor& grad_weight) {
-  constexpr int64_t kRows = 12;                // a multiple of every kernel's rows
-  constexpr int64_t kBytes = 8 * 1024 * 1024;  // of transformed tiles
+  constexpr int64_t kRows = 12;            // a multiple of every kernel's rows
+  constexpr int64_t kBytes = 1024 * 1024;  // of transformed tiles: what two caches hold
   WinogradGradient w{};
   w.filter = filter_of(grad_weight, p, false);
   if (!winograd_pays(p, w.filter)) return false;

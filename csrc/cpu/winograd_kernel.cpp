@@ -38,8 +38,13 @@ static void fold_pixels(const Folding& f, const scalar_t* from, int64_t count, i
   using acc_t = accumulate_t<scalar_t>;
   const int64_t next = f.step[1] * f.stride[3];
   if (f.stride[1] == 1) {
+    int64_t run = f.channels;
+    if (next == run && pitch == run) {  // all of them are one run
+      run *= count;
+      count = 1;
+    }
     for (int64_t i = 0; i < count; ++i, from += next, to += pitch) {
-      for_each_vector<acc_t>(f.channels,
+      for_each_vector<acc_t>(run,
                              [&](int64_t c, int n) { store_n(load_n(from + c, n), to + c, n); });
     }
     return;
@@ -458,6 +463,17 @@ void winograd_tiles(const WinogradGradient& p, int64_t begin, int64_t end) {
   }
 }
 
+// c += the products of the tiles [first, last), in chains.
+template <typename acc_t, int kVectors>
+static void multiply_tiles(const WinogradGradient& p, const acc_t* a, const acc_t* b, int64_t first,
+                           int64_t last, acc_t* c) {
+  constexpr int64_t kChain = Gemm<acc_t>::kChain;
+  for (int64_t t = first; t < last; t += kChain) {
+    multiply_chain<acc_t, kVectors>(a + t * p.output_pitch, p.output_pitch, b + t * kWinogradPanel,
+                                    kWinogradPanel, min_of(kChain, last - t), c);
+  }
+}
+
 // A group's and element's sums: panels of columns (taps), in each panels of rows (maps).
 template <typename scalar_t>
 void winograd_products(const WinogradGradient& p, int64_t begin, int64_t end) {
@@ -480,14 +496,17 @@ void winograd_products(const WinogradGradient& p, int64_t begin, int64_t end) {
                           panel * kWinogradPanel * p.count;
     acc_t* sums = static_cast<acc_t*>(p.sums) + (p.group * kWinogradElements + e) * p.sums_size() +
                   panel * kWinogradPanel * row_panels * G::kRows;
+    const int64_t width = min_of(kWinogradPanel, p.taps() - panel * kWinogradPanel);
     for (int64_t first = 0; first < p.count; first += kTiles) {
+      const int64_t last = min_of(first + kTiles, p.count);
       for (int64_t i = 0; i < row_panels; ++i) {
-        for (int64_t v = 0; v < kWinogradPanel; v += G::kCols) {
-          for (int64_t t = first; t < min_of(first + kTiles, p.count); t += G::kChain) {
-            multiply_chain(outputs + t * p.output_pitch + i * G::kRows, p.output_pitch,
-                           inputs + t * kWinogradPanel + v, kWinogradPanel,
-                           min_of(G::kChain, p.count - t),
-                           sums + (v / G::kCols * row_panels + i) * G::kRows * G::kCols);
+        for (int64_t v = 0; v < width; v += G::kCols) {
+          const acc_t* a = outputs + i * G::kRows;
+          acc_t* c = sums + (v / G::kCols * row_panels + i) * G::kRows * G::kCols;
+          if (width - v <= kLanesOf<acc_t>) {
+            multiply_tiles<acc_t, 1>(p, a, inputs + v, first, last, c);
+          } else {
+            multiply_tiles<acc_t, G::kVectors>(p, a, inputs + v, first, last, c);
           }
         }
       }

@@ -12,7 +12,8 @@ Functions take a model and tensors, and give arrays; what draws gives a matplotl
 ``fastconv visualize RUN`` puts them together as pages.
 """
 
-from fastconv.visualize._layers import features, main_layers
+from fastconv._layers import features, main_layers
+from fastconv._receptive_field import receptive_field, receptive_fields
 from fastconv.visualize.card import Card, CardRow, model_card
 from fastconv.visualize.deconvnet import Deconvnet, Projection
 from fastconv.visualize.diagnostics import (
@@ -41,7 +42,6 @@ from fastconv.visualize.pictures import (
     save,
     signed_picture,
 )
-from fastconv.visualize.receptive_field import receptive_field, receptive_fields
 from fastconv.visualize.top_patches import patches, top_activations
 
 __all__ = [

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fastconv.visualize._layers import blank_image, looking
+from fastconv._layers import blank_image, looking
+from fastconv._receptive_field import receptive_fields
 from fastconv.visualize.diagnostics import layer_costs
-from fastconv.visualize.receptive_field import receptive_fields
 
 _FLOAT = 4  # bytes
 

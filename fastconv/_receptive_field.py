@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from fastconv import nn as fnn
+from fastconv._layers import _Reached, blank_image, find_layer, looking
 from fastconv.models._stages import CeilPad2d
 from fastconv.ops._arguments import pair
-from fastconv.visualize._layers import _Reached, blank_image, find_layer, looking
 
 _WINDOWS = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d, fnn.TiledConv2d, fnn.StochasticPool2d)
 _WINDOWS += (fnn.SumPool2d,)
