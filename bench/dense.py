@@ -22,8 +22,8 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import fastconv  # noqa: E402
-from fastconv.detection import to_dense  # noqa: E402
+import fastconv
+from fastconv.detection import to_dense
 
 FIELDS = ("model", "size", "windows", "crops_s", "dense_s", "speedup")
 FIELDS += ("fine_windows", "fine_crops_s", "fine_s", "fine_speedup")
