@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -64,14 +65,13 @@ def train(args: argparse.Namespace) -> None:
         (path / "done").touch()
 
 
-def evaluate(runs: list[Path], views: str) -> list[dict]:
-    """The members' and, for several, the ensemble's figures by ``fastconv eval --json``."""
-    import json
-
+def evaluate(runs: list[Path], views: str) -> dict:
+    """A run's or an ensemble's figures by ``fastconv eval --json``."""
     command = [sys.executable, "-m", "fastconv", "eval", *map(str, runs), "--views", views]
     command += ["--weights", "last", "--json", "--channels-last", "--amp"]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
-    return json.loads(done.stdout)
+    found = json.loads(done.stdout)
+    return found.get("ensemble", found)
 
 
 def report(args: argparse.Namespace) -> None:
@@ -81,12 +81,12 @@ def report(args: argparse.Namespace) -> None:
     rows = []
     for name in names:
         run = Run.open(args.runs / name, weights="last")
-        figures = {views: evaluate([run.path], views)[0] for views in ("center", "ten")}
+        figures = {views: evaluate([run.path], views) for views in ("center", "ten")}
         rows.append(row(name, run, figures))
         print(rows[-1], flush=True)
     if set(ENSEMBLE) <= set(names):
         paths = [args.runs / name for name in ENSEMBLE]
-        figures = {views: evaluate(paths, views)[-1] for views in ("center", "ten")}
+        figures = {views: evaluate(paths, views) for views in ("center", "ten")}
         rows.append(row("ensemble", None, figures))
     args.out.mkdir(parents=True, exist_ok=True)
     with open(args.out / "ablations.csv", "w", newline="") as f:
