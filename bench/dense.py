@@ -2,8 +2,7 @@
 
     python bench/dense.py [--model alexnet] [--sizes 320 448 640] [--csv FILE]
 
-Random weights and images. Crops are run in batches of 32, which is the faster of 8, 32 and 128 on
-the machine of bench/results/dense. Where layers pad, both compute slightly different scores at
+Random weights and images. Crops are run in batches of --batch-size. Where layers pad, both compute slightly different scores at
 windows inside the image (see fastconv.detection.to_dense); at the network's own size they must be
 equal.
 """
@@ -22,8 +21,8 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import fastconv  # noqa: E402
-from fastconv.detection import to_dense  # noqa: E402
+import fastconv
+from fastconv.detection import to_dense
 
 FIELDS = ("model", "size", "windows", "crops_s", "dense_s", "speedup")
 FIELDS += ("fine_windows", "fine_crops_s", "fine_s", "fine_speedup")
