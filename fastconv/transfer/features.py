@@ -218,7 +218,8 @@ def _compute(
             if name not in arrays:
                 shape = (len(images), output.shape[1])
                 arrays[name] = _new_array(folder, name, shape, dtype)
-            rows = output.numpy().astype(dtype)
+            with np.errstate(over="ignore"):  # said below, with the layer
+                rows = output.numpy().astype(dtype)
             if not np.isfinite(rows).all():
                 raise ValueError(
                     f"extract: {name} has activations beyond {dtype}'s range "

@@ -137,10 +137,11 @@ def class_accuracy(guesses: np.ndarray, targets: np.ndarray) -> float:
 
 
 def _inner_products(features: np.ndarray, block: int = 4096) -> np.ndarray:
-    """``features @ features.T`` in float64, added up over blocks of columns in float32."""
+    """Inner products of the centred features, float64, added up over float32 blocks of columns."""
     total = np.zeros((len(features), len(features)))
     for first in range(0, features.shape[1], block):
-        part = np.asarray(features[:, first : first + block], np.float32)
+        part = np.array(features[:, first : first + block], np.float32)
+        part -= part.mean(0, dtype=np.float64).astype(np.float32)  # or rounding would eat the rest
         total += part @ part.T
     return total
 
@@ -160,16 +161,28 @@ def _coordinates_of(
     products: np.ndarray, train: np.ndarray, test: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """As `_coordinates`, from the features' inner products: as many coordinates as ``train``."""
-    from scipy.linalg import cholesky, solve_triangular
+    from scipy.linalg import solve_triangular
 
     inner, cross = products[np.ix_(train, train)], products[np.ix_(test, train)]
     mean = inner.mean(0)  # inner products with the training images' mean
     cross = cross - mean - cross.mean(1, keepdims=True) + mean.mean()
     inner = inner - mean - mean[:, None] + mean.mean()
     scale = np.trace(inner) / len(inner) or 1.0
-    # Centring took one dimension away; a trace of identity makes the factor exist.
-    factor = cholesky(inner / scale + 1e-6 * np.eye(len(inner)), lower=True)
+    factor = _factor(inner / scale)
     return factor, solve_triangular(factor, cross.T / scale, lower=True).T
+
+
+def _factor(inner: np.ndarray) -> np.ndarray:
+    """L with L L' = ``inner``, whose mean diagonal is 1, and the least of identity that it takes.
+
+    Centring takes one dimension away, and features may have fewer than there are images.
+    """
+    for ridge in (1e-6, 1e-5, 1e-4, 1e-3):
+        try:
+            return np.linalg.cholesky(inner + ridge * np.eye(len(inner)))
+        except np.linalg.LinAlgError:
+            continue
+    raise ValueError("linear_accuracy: features must be finite numbers")
 
 
 def _choose_penalty(name: str, coordinates: np.ndarray, targets: np.ndarray) -> float:
