@@ -4,8 +4,8 @@
 
 Random weights and images, one thread. Seconds are those that the process computed, so that others
 on the machine count little. Crops are run in batches of --batch-size. Where layers pad, both
-compute slightly different scores at windows inside the image (see fastconv.detection.to_dense); at the
-network's own size they must be equal.
+compute slightly different scores at windows inside the image (see
+fastconv.detection.to_dense); at the network's own size they must be equal.
 """
 
 from __future__ import annotations

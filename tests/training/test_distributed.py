@@ -75,8 +75,8 @@ def together(tmp_path_factory):
 
 
 def assert_same_training(state, alone):
-    """Only the order of sums differs. After 86 steps weights agree to some 1e-7 of the largest, or to
-    some 1e-4 where rounding once sent a ReLU or a maximum to its other side."""
+    """Only the order of sums differs. After 86 steps the weights agree to some 1e-7 of the largest,
+    or to some 1e-4 where rounding once sent a ReLU or a maximum to its other side."""
     for name, weight in alone["model"].items():
         error = (state["model"][name] - weight).abs().max() / weight.abs().max()
         assert error < 1e-3, name
