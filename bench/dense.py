@@ -2,10 +2,10 @@
 
     python bench/dense.py [--model alexnet] [--sizes 320 448 640] [--csv FILE]
 
-Random weights and images. Crops are run in batches of 32, which is the faster of 8, 32 and 128 on
-the machine of bench/results/dense. Where layers pad, both compute slightly different scores at
-windows inside the image (see fastconv.detection.to_dense); at the network's own size they must be
-equal.
+Random weights and images, one thread. Seconds are those that the process computed, so that others
+on the machine count little. Crops are run in batches of --batch-size. Where layers pad, both
+compute slightly different scores at windows inside the image (see
+fastconv.detection.to_dense); at the network's own size they must be equal.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import fastconv  # noqa: E402
-from fastconv.detection import to_dense  # noqa: E402
+import fastconv
+from fastconv.detection import to_dense
 
 FIELDS = ("model", "size", "windows", "crops_s", "dense_s", "speedup")
 FIELDS += ("fine_windows", "fine_crops_s", "fine_s", "fine_speedup")
@@ -34,9 +34,9 @@ def seconds(function: Callable[[], object], repeats: int) -> float:
     function()
     times = []
     for _ in range(repeats):
-        began = time.perf_counter()
+        began = time.process_time()
         function()
-        times.append(time.perf_counter() - began)
+        times.append(time.process_time() - began)
     return min(times)
 
 
@@ -80,6 +80,7 @@ def main() -> None:
     parser.add_argument("--csv", type=Path)
     args = parser.parse_args()
     torch.manual_seed(0)
+    torch.set_num_threads(1)
     rows = []
     for size in args.sizes:
         rows.append(measure(args.model, size, args.repeats, args.batch_size))

@@ -32,6 +32,27 @@ _POINTWISE = (
 )
 
 
+class DenseLinear(nn.Conv2d):
+    """A linear layer at every place of maps: a convolution of stride 1 without padding.
+
+    For few places it is computed as the linear layer is, reading the weights as they lie. They are
+    many (150 MB in AlexNet's fc6), and a convolution would first lay them out anew.
+    """
+
+    few = 1024  # places in a batch, from here on laying out pays
+
+    def forward(self, input: Tensor) -> Tensor:
+        size = [n - k + 1 for n, k in zip(input.shape[2:], self.kernel_size, strict=True)]
+        if len(input) * size[0] * size[1] > self.few:
+            return super().forward(input)
+        if self.kernel_size == (1, 1):
+            columns = input.flatten(2)
+        else:
+            columns = F.unfold(input, self.kernel_size)
+        scores = F.linear(columns.transpose(1, 2), self.weight.flatten(1), self.bias)
+        return scores.transpose(1, 2).unflatten(2, size)
+
+
 class DenseNet(nn.Sequential):
     """A classifier as convolutions only; made by `to_dense`.
 
@@ -316,7 +337,7 @@ def _dense_linear(
     if fit is not None:
         weight = torch.einsum("ocyx,yxhw->ochw", weight, fit)
     # Without memory first: the parameters become those of the linear layer, in its memory.
-    convolution = fnn.Conv2d(
+    convolution = DenseLinear(
         *(weight.shape[1], weight.shape[0], tuple(weight.shape[2:])),
         bias=bias is not None,
         device="meta",

@@ -54,7 +54,7 @@ def choose_algorithm(
 def _ours_is_faster_on_cpus(input, weight, bias, stride, padding, dilation, groups) -> bool:
     """Whether Winograd's way (csrc/cpu/winograd.h) saves enough multiplications, or packing is.
 
-    The rule was fitted to AlexNet's and ZFNet's layers (bench/NOTES.md has the measurements): the
+    The rule was fitted to AlexNet's and ZFNet's layers (bench/NOTES.md): the
     library multiplies at nearly the processor's peak, so ours is ahead where it has to multiply
     less, or where the library's own copying of images with few channels holds it up.
     """

@@ -6,6 +6,7 @@ from torch import nn
 
 import fastconv
 from fastconv.detection import dense_scores, to_dense
+from fastconv.detection.dense import DenseLinear
 
 
 def valid_net(pool, size):
@@ -93,6 +94,17 @@ def test_fitted_maps_become_part_of_the_kernel(size):
         expected = [model(crop) for crop in crops(images, dense, scores.shape[2:])]
     assert scores.shape == (2, 3, 4, 3)
     torch.testing.assert_close(scores.flatten(2), torch.stack(expected, 2))
+
+
+@pytest.mark.parametrize("kernel", [(1, 1), (3, 2)])
+def test_few_places_and_many_give_the_same(kernel):
+    torch.manual_seed(0)
+    layer = DenseLinear(4, 5, kernel, dtype=torch.float64)
+    images = torch.randn(2, 4, 7, 6, dtype=torch.float64)
+    with torch.no_grad():
+        few = layer(images)
+        layer.few = 0
+        torch.testing.assert_close(few, layer(images), rtol=1e-12, atol=1e-12)
 
 
 def test_a_network_trained_at_another_size():
