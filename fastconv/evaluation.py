@@ -302,6 +302,7 @@ def classes_figure(scores: Scores, title: str = "") -> Any:
     )
     values = [100 * row["top1"] for row in rows]
     mean = 100 * scores.metrics().top1
+    title = f"{title}  (line: all images, {mean:.1f} %)".lstrip()
     if len(rows) <= _NAMED_CLASSES:
         figure = _figures.new_figure(7, 1.2 + 0.26 * len(rows))
         axes = _figures.plain(figure.add_subplot(), title=title, x="top-1 accuracy, %")
