@@ -25,7 +25,7 @@ SCALED = [
     *("--units", "std", "--sched", "cosine", "--batch-size", "64"),
     *("--warmup-epochs", "0.5", "--grad-clip", "5"),
 ]
-MACHINE = ["--amp", "--channels-last", "--workers", "1", "--threads", "2"]
+MACHINE = ["--amp", "--channels-last", "--workers", "1", "--threads", "1"]
 # Name of a run: preset and further arguments.
 RUNS = {
     "alexnet": ("alexnet2012", ["variant=paper"], []),
@@ -145,7 +145,7 @@ def main() -> None:
     training = commands.add_parser("train")
     training.add_argument("data", type=Path)
     training.add_argument("runs", type=Path)
-    training.add_argument("--epochs", type=int, default=4)
+    training.add_argument("--epochs", type=int, default=2)
     training.add_argument("--image-size", type=int, default=96)
     training.set_defaults(run=train)
     reporting = commands.add_parser("report")

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -248,8 +248,13 @@ def _judge(
 # -- report ----------------------------------------------------------------------------------------
 
 
-def write_report(folder: str | Path, scores: Scores, title: str = "") -> list[Path]:
+def write_report(
+    folder: str | Path, scores: Scores, title: str = "", names: Mapping[str, str] | None = None
+) -> list[Path]:
     """Write classes.csv, confusion.csv and their plots classes.png and confusion.png.
+
+    Args:
+        names: readable names for some or all of the classes, for the plots.
 
     Raises:
         ImportError: the plots need matplotlib; the tables are there.
@@ -263,6 +268,7 @@ def write_report(folder: str | Path, scores: Scores, title: str = "") -> list[Pa
     _write_csv(folder / "confusion.csv", [header, *((label, *row) for label, row in counts)])
     table = [[_cell(value) for value in row.values()] for row in rows]
     _write_csv(folder / "classes.csv", [list(rows[0]), *table])
+    scores = replace(scores, classes=[(names or {}).get(c, c) for c in scores.classes])
     figures = {
         "confusion.png": confusion_figure(scores, title),
         "classes.png": classes_figure(scores, title),
@@ -302,6 +308,7 @@ def classes_figure(scores: Scores, title: str = "") -> Any:
     )
     values = [100 * row["top1"] for row in rows]
     mean = 100 * scores.metrics().top1
+    title = f"{title}  (line: all images, {mean:.1f} %)".lstrip()
     if len(rows) <= _NAMED_CLASSES:
         figure = _figures.new_figure(7, 1.2 + 0.26 * len(rows))
         axes = _figures.plain(figure.add_subplot(), title=title, x="top-1 accuracy, %")

@@ -200,6 +200,18 @@ def test_the_report(runs, tmp_path):
             assert min(picture.size) > 100
 
 
+def test_plots_have_readable_names_and_tables_labels(tmp_path):
+    names = {"ant": "an ant", "cat": "a cat"}
+    evaluation.write_report(tmp_path, SCORES, names=names)
+    assert "an ant" not in (tmp_path / "classes.csv").read_text()
+    shown = dataclasses.replace(SCORES, classes=["an ant", "bee", "a cat"])
+    axes = evaluation.confusion_figure(shown).axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["an ant", "bee", "a cat"]
+    evaluation._figures.save_figure(evaluation.confusion_figure(shown), tmp_path / "again.png")
+    same = [(tmp_path / name).read_bytes() for name in ("confusion.png", "again.png")]
+    assert same[0] == same[1]
+
+
 def test_reports_of_many_classes(tmp_path):
     torch.manual_seed(0)
     names = [f"class {i}" for i in range(300)]

@@ -47,9 +47,10 @@ def run(args: argparse.Namespace) -> int:
     if args.workers < 0:
         raise ValueError(f"--workers: must be at least 0 (got {args.workers})")
     paths, source = _sort_out(args)
-    members, lines = [], []
+    members, lines, names = [], [], {}
     for path in paths:
-        scores, line = _evaluate(args, path, source)
+        run, scores, line = _evaluate(args, path, source)
+        names |= run.names
         source = line["data"]  # the first run's, for all
         members.append(scores)
         lines.append(line)
@@ -68,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
             print(f"ensemble of {len(members)}: {_line(whole.metrics(), args.views)}")
     if args.report:
         title = " + ".join(Path(path).name for path in paths)
-        for file in evaluation.write_report(args.report, whole, title):
+        for file in evaluation.write_report(args.report, whole, title, names):
             print(file, file=sys.stderr)
     if sys.stderr.isatty() or not args.json:
         hint(f"fastconv predict {paths[0]} IMAGE...")
@@ -87,7 +88,7 @@ def _sort_out(args: argparse.Namespace) -> tuple[list[str], str | None]:
 
 
 def _evaluate(args: argparse.Namespace, path: str, source: str | None):
-    """A run's scores, and what JSON says of them."""
+    """An open run, its scores, and what JSON says of them."""
     from fastconv import evaluation
     from fastconv.training.progress import make_progress
 
@@ -126,7 +127,7 @@ def _evaluate(args: argparse.Namespace, path: str, source: str | None):
         "data": source or run.config["settings"]["data"],
         "views": args.views,
     }
-    return scores, {**about, **dataclasses.asdict(metrics)}
+    return run, scores, {**about, **dataclasses.asdict(metrics)}
 
 
 def _line(metrics, about: str) -> str:

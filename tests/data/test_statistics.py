@@ -144,7 +144,7 @@ def test_zca_of_a_known_covariance():
 
 def test_zca_refuses_large_images(make_folder):
     dataset = open_dataset(make_folder(images=1), "train")
-    message = r"at most 4,096 values \(got 196,608 for 3x256x256\).*154.6 GB.*7,600 times 10\^12"
+    message = r"at most 5,000 values \(got 196,608 for 3x256x256\).*154.6 GB.*7,600 times 10\^12"
     with pytest.raises(ValueError, match=message):
         compute_statistics(dataset, 256, whiten=True)
 

@@ -99,5 +99,5 @@ def test_zca_of_photographs_is_refused_before_anything_is_written(tmp_path, pict
     run = tmp_path / "run"
     flags = ["--preprocess", "zca", "--model-kwargs", "init=he", "--output", str(run)]
     assert main(["train", str(picture_folder), *flags]) == 2
-    assert "zca whitening: an image must have at most 4,096 values" in capsys.readouterr().err
+    assert "zca whitening: an image must have at most 5,000 values" in capsys.readouterr().err
     assert not run.exists()
