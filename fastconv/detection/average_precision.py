@@ -116,12 +116,15 @@ def coco_average_precision(
 ) -> dict[str, float]:
     """COCO's figures by pycocotools: AP over IoU .5 to .95, AP50 and AP75, mean over the classes.
 
+    Difficult objects are COCO's crowds: what lies inside them counts neither way.
+
     Raises:
         ImportError: pycocotools is not installed.
     """
     evaluation = coco_evaluation(detections, truth)
-    evaluation.evaluate()
-    evaluation.accumulate()
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does
+        evaluation.evaluate()
+        evaluation.accumulate()
     precision = evaluation.eval["precision"][:, :, :, 0, -1]  # IoU, recall, class
 
     def mean(part: np.ndarray) -> float:

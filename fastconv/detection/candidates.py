@@ -34,7 +34,8 @@ class Regions:
         layer: whose outputs are the features.
         proposals: "selective" or "grid", see `fastconv.detection.proposals`.
         most: proposals a picture.
-        context: pixels of context on each side of the warped region; 16 in the paper.
+        context: pixels of context on each side of the warped region; None: 16 of 227 as in the
+            paper.
         batch_size: regions at once.
     """
 
@@ -45,10 +46,12 @@ class Regions:
         *,
         proposals: str = "selective",
         most: int = 2000,
-        context: int = 16,
+        context: int | None = None,
         batch_size: int = 64,
     ):
         _, self.height, self.width = run.config["input_size"]
+        if context is None:
+            context = round(16 / 227 * min(self.height, self.width))
         if not 0 <= 2 * context < min(self.height, self.width):
             raise ValueError(
                 f"Regions: context must leave something of {self.height}x{self.width} pixels "

@@ -20,7 +20,8 @@ def selective_search(
 
     Args:
         picture: (H, W, 3), uint8, RGB.
-        most: proposals at most, the most prominent first.
+        most: proposals at most. They come in an order in which large regions tend to be early:
+            the rank by size times a random number, as in the paper, from a fixed seed.
         quality: more colour spaces and segmentations: better and several times slower.
         side: pixels of the shorter side at which it searches; smaller pictures are not enlarged.
 
@@ -37,14 +38,17 @@ def selective_search(
     if factor < 1:
         size = max(1, round(width * factor)), max(1, round(height * factor))
         small = cv2.resize(small, size, interpolation=cv2.INTER_AREA)
-    cv2.setRNGSeed(0)
     search = cv2.ximgproc.segmentation.createSelectiveSearchSegmentation()
     search.setBaseImage(small)
     if quality:
         search.switchToSelectiveSearchQuality()
     else:
         search.switchToSelectiveSearchFast()
-    found = np.asarray(search.process()[:most], dtype=np.float32).reshape(-1, 4)
+    # OpenCV's own order is drawn from C's rand(), which differs from call to call.
+    found = np.unique(np.asarray(search.process(), dtype=np.float32).reshape(-1, 4), axis=0)
+    rank = np.argsort(np.argsort(-found[:, 2] * found[:, 3], kind="stable")) + 1
+    order = np.argsort(rank * np.random.default_rng(0).random(len(rank)), kind="stable")
+    found = found[order[:most]]
     boxes = np.concatenate([found[:, :2], found[:, :2] + found[:, 2:]], axis=1)
     scale = np.array([width / small.shape[1], height / small.shape[0]] * 2, np.float32)
     return as_boxes(boxes * scale)
