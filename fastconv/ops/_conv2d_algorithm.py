@@ -60,7 +60,7 @@ def _ours_is_faster_on_cpus(input, weight, bias, stride, padding, dilation, grou
     library multiplies at nearly the processor's peak, so ours is ahead where it has to multiply
     less, or where the library's own copying of images with few channels holds it up.
     """
-    if input.dtype != torch.float32 or list(dilation) != [1, 1]:
+    if input.dtype != torch.float32 or list(dilation) != [1, 1] or input.shape[0] < 4:
         return False
     batch, (maps, channels, *kernel) = input.shape[0], weight.shape
     top, bottom, left, right = padding
@@ -74,7 +74,7 @@ def _ours_is_faster_on_cpus(input, weight, bias, stride, padding, dilation, grou
     plain = batch * outputs[0] * outputs[1] * kernel[0] * kernel[1] * channels * (maps // groups)
     # In steps of 16 multiplications, transforming the weight, the input and the output included.
     winograd = (tiles + 128) * terms * columns + tiles * (5 * terms + 3 * columns)
-    few_channels = groups == 1 and channels <= 4 and batch >= 4 and maps >= 16 and min(stride) > 1
+    few_channels = groups == 1 and channels <= 4 and maps >= 16 and min(stride) > 1
     return winograd < 0.8 * plain / 16 or few_channels
 
 
