@@ -115,8 +115,8 @@ static void order_by_phase(const TiledConv2d& p, const PhaseOrder& order, const 
   const int64_t tap_step = h.kernel * w.kernel;  // between the weights of one tap
   const auto phase = [&](int64_t begin, int64_t end) {
     for (int64_t index = begin; index < end; ++index) {
-      const TiledPhase down = tiled_phase_of(h, p.tiles_h, index / order.phases_w);
-      const TiledPhase across = tiled_phase_of(w, p.tiles_w, index % order.phases_w);
+      const TiledPhase down = tiled_phase_of(h, order.phases_h, index / order.phases_w);
+      const TiledPhase across = tiled_phase_of(w, order.phases_w, index % order.phases_w);
       for (int64_t r = 0; r < down.taps; ++r) {
         for (int64_t s = 0; s < across.taps; ++s) {
           const scalar_t* from = weight + tap_of_phase(p, down, across, r, s);
@@ -172,8 +172,8 @@ static Tensor tiled_conv2d_input_grad(const Tensor& grad_output, const Tensor& w
   for (int64_t y = 0; y < order.phases_h; ++y) {
     for (int64_t x = 0; x < order.phases_w; ++x) {
       products.push_back(grad_of_phase(p, order, grad_output, ordered,
-                                       tiled_phase_of(p.conv.h, p.tiles_h, y),
-                                       tiled_phase_of(p.conv.w, p.tiles_w, x), grad_input));
+                                       tiled_phase_of(p.conv.h, order.phases_h, y),
+                                       tiled_phase_of(p.conv.w, order.phases_w, x), grad_input));
     }
   }
   run_products(products, grad_output.scalar_type());
