@@ -177,6 +177,8 @@ def _norms(batch):
             moved=2 * size,
             backward_moved=3 * size,
         )
+    # What no kernel that keeps less than an image on the chip can save: the deviations of the whole
+    # image come before the first quotient, so x passes twice, and so do x and g on the way back.
     x = (batch, *RESPONSES["alexnet norm1"])
     for across in (True, False):
         yield Case(
@@ -187,8 +189,8 @@ def _norms(batch):
                 x, KERNEL_SIZE, across_maps=a, eps=EPS
             ),
             lambda x, a=across: _composed_contrast(x, a),
-            moved=2 * _count(x),
-            backward_moved=3 * _count(x),
+            moved=3 * _count(x),
+            backward_moved=5 * _count(x),
             tolerance=3e-2,
         )
 

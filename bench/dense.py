@@ -3,9 +3,9 @@
     python bench/dense.py [--model alexnet] [--sizes 320 448 640] [--csv FILE]
 
 Random weights and images, one thread. Seconds are those that the process computed, so that others
-on the machine count little. Crops are run in batches of --batch-size. Where layers pad, both compute
-slightly different scores at windows inside the image (see fastconv.detection.to_dense); at the
-network's own size they must be equal.
+on the machine count little. Crops are run in batches of --batch-size. Where layers pad, both
+compute slightly different scores at windows inside the image (see
+fastconv.detection.to_dense); at the network's own size they must be equal.
 """
 
 from __future__ import annotations

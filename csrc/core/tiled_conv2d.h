@@ -6,8 +6,7 @@
 //
 //   output        for each tile, a convolution of step stride * (tiles_h, tiles_w)
 //   grad_weight   for each tile, the gradient of that convolution
-//   grad_input    for each phase, the input pixels q with the same q mod stride * (tiles_h,
-//   tiles_w):
+//   grad_input    for each phase, the input pixels q of the same q mod stride * (tiles_h, tiles_w):
 //                 sum over t, o of weight[tile(t), o, c, t] * grad_output[o, (q - t) / stride]
 //
 // In the last one every tap is of another tile. The pixels of a phase meet the same taps of the
@@ -32,20 +31,25 @@ struct TiledConv2d {
 };
 
 // Every `step`-th of `count` positions, from `first` on.
-FASTCONV_INLINE int64_t every(int64_t count, int64_t step, int64_t first) {
-  return max_of(0, ceil_div(count - first, step));
+template <typename index_t>
+FASTCONV_INLINE index_t every(index_t count, index_t step, index_t first) {
+  return max_of(index_t(0), ceil_div(count - first, step));
 }
 
 // One axis of a phase: the input pixels `pixel`, `pixel` + period, ... The first of them meets the
 // output position `output` through the tap `tap`, the position before it through the tap
-// `tap + stride`, and so on.
-struct TiledPhase {
-  int64_t pixel, pixels, tap, taps, output;
+// `tap + stride`, and so on. The period is the number of phases: stride * tiles, or all pixels.
+template <typename index_t>
+struct BasicTiledPhase {
+  index_t pixel, pixels, tap, taps, output;
 };
+using TiledPhase = BasicTiledPhase<int64_t>;
 
-FASTCONV_INLINE TiledPhase tiled_phase_of(const Window& w, int64_t tiles, int64_t pixel) {
-  const int64_t tap = (pixel + w.padding) % w.stride;
-  return {pixel, every(w.input, tiles * w.stride, pixel), tap, every(w.kernel, w.stride, tap),
+template <typename index_t>
+FASTCONV_INLINE BasicTiledPhase<index_t> tiled_phase_of(const BasicWindow<index_t>& w,
+                                                        index_t period, index_t pixel) {
+  const index_t tap = (pixel + w.padding) % w.stride;
+  return {pixel, every(w.input, period, pixel), tap, every(w.kernel, w.stride, tap),
           (pixel + w.padding - tap) / w.stride};
 }
 

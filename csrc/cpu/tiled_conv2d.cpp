@@ -17,22 +17,22 @@ static Tensor first_tile(const Tensor& weight) {
 
 // ---- The output ----
 
+// `weight` is (tile row, tile column, o, tap row, tap column, c): quick to pack along c.
 static Product output_of_tile(const TiledConv2d& p, const Tensor& input, const Tensor& weight,
                               int64_t i, int64_t j, Tensor& output) {
   const Conv2d& c = p.conv;
-  const Tensor tile = first_tile(weight);
+  const Steps lead{{0, 0, weight.stride(2)}, {}, {}};
+  const Steps taps{{weight.stride(3), weight.stride(4), 1}, {}, {}};
   const Axis pixels{{c.batch, every(c.h.output, p.tiles_h, i), every(c.w.output, p.tiles_w, j)}};
   const Side rows{
       pixels,
       padded_operand(input, pixel_steps(input, p.tiles_h * c.h.stride, p.tiles_w * c.w.stride),
                      tap_steps(input, 1, 1), c.in_channels, c.h.start(i), c.w.start(j)),
       pixel_steps(output, p.tiles_h, p.tiles_w), 0};
-  Side channels{
-      channel_axis(c.out_channels),
-      plain_operand(tile, channel_steps(tile, 0), tap_steps(tile, 1, 1),
-                    (i * p.tiles_w + j) * p.tile_weights(), c.out_channels * tile.stride(0)),
-      channel_steps(output), 0};
-  channels.operand.size = weight.numel();
+  const Side channels{channel_axis(c.out_channels),
+                      plain_operand(weight, lead, taps, (i * p.tiles_w + j) * p.tile_weights(),
+                                    c.out_channels * weight.stride(2)),
+                      channel_steps(output), 0};
   return image_product(rows, channels, {{c.h.kernel, c.w.kernel, c.in_channels}}, c.groups, output,
                        i * output.stride(2) + j * output.stride(3));
 }
@@ -44,7 +44,8 @@ static Tensor tiled_conv2d(const Tensor& input, const Tensor& weight, std::optio
       check_tiled_conv2d(op, "input", input, weight, sizes_of(input), stride, padding, groups);
   check_tiled_bias(op, bias, weight, input);
   if (bias) bias = contiguous_as(*bias, MemoryFormat::Contiguous);
-  const Tensor weights = contiguous_as(weight, MemoryFormat::Contiguous);
+  const Tensor weights = torch::stable::contiguous(
+      torch::stable::transpose(torch::stable::transpose(weight, 3, 4), 4, 5));
   Tensor output =
       new_tensor(input, conv2d_output_sizes(p.conv), input.scalar_type(), memory_format_of(input));
   std::vector<Product> products;
@@ -114,8 +115,8 @@ static void order_by_phase(const TiledConv2d& p, const PhaseOrder& order, const 
   const int64_t tap_step = h.kernel * w.kernel;  // between the weights of one tap
   const auto phase = [&](int64_t begin, int64_t end) {
     for (int64_t index = begin; index < end; ++index) {
-      const TiledPhase down = tiled_phase_of(h, p.tiles_h, index / order.phases_w);
-      const TiledPhase across = tiled_phase_of(w, p.tiles_w, index % order.phases_w);
+      const TiledPhase down = tiled_phase_of(h, order.phases_h, index / order.phases_w);
+      const TiledPhase across = tiled_phase_of(w, order.phases_w, index % order.phases_w);
       for (int64_t r = 0; r < down.taps; ++r) {
         for (int64_t s = 0; s < across.taps; ++s) {
           const scalar_t* from = weight + tap_of_phase(p, down, across, r, s);
@@ -171,8 +172,8 @@ static Tensor tiled_conv2d_input_grad(const Tensor& grad_output, const Tensor& w
   for (int64_t y = 0; y < order.phases_h; ++y) {
     for (int64_t x = 0; x < order.phases_w; ++x) {
       products.push_back(grad_of_phase(p, order, grad_output, ordered,
-                                       tiled_phase_of(p.conv.h, p.tiles_h, y),
-                                       tiled_phase_of(p.conv.w, p.tiles_w, x), grad_input));
+                                       tiled_phase_of(p.conv.h, order.phases_h, y),
+                                       tiled_phase_of(p.conv.w, order.phases_w, x), grad_input));
     }
   }
   run_products(products, grad_output.scalar_type());

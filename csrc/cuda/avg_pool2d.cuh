@@ -5,7 +5,7 @@
 // then across them. Bytes moved: each tensor once; windows overlap in the first-level cache.
 #pragma once
 
-#include "core/avg_pool.h"
+#include "cuda/avg_pool2d.h"
 #include "cuda/pool2d.cuh"
 
 namespace fastconv {

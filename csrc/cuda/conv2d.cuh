@@ -10,15 +10,13 @@
 
 #include <type_traits>
 
+#include "cuda/conv2d.h"
 #include "cuda/conv2d_blocks.cuh"
 #include "cuda/conv2d_mma.cuh"
 #include "cuda/conv2d_plain.cuh"
 
 namespace fastconv {
 
-enum class Conv2dPath { kPlain, kTensorCores, kBlocks };
-
-// `allow_tf32`: float32 may be rounded to tf32's 10 bits of fraction.
 template <typename scalar_t>
 Conv2dPath conv2d_path(const Conv2d& p, bool allow_tf32) {
   constexpr int64_t kCount = kPack<scalar_t>;
@@ -27,13 +25,6 @@ Conv2dPath conv2d_path(const Conv2d& p, bool allow_tf32) {
   if (p.in_channels % kCount == 0) return Conv2dPath::kTensorCores;
   return fits_blocks(p) ? Conv2dPath::kBlocks : Conv2dPath::kPlain;
 }
-
-// Elements of scratch memory that the passes need.
-struct Conv2dScratch {
-  int64_t image, filters;  // scalar_t: the blocks of input and weight
-  int64_t partial;         // accumulate_t
-  int splits;
-};
 
 template <typename scalar_t>
 Conv2dScratch conv2d_scratch(Conv2dPath path, const Conv2d& p) {
@@ -57,47 +48,47 @@ Conv2dScratch conv2d_scratch(Conv2dPath path, const Conv2d& p) {
     if (error != cudaSuccess) return error; \
   } while (false)
 
-// Formats: `last` of input and output (kBlocks: of the input alone), `weight_last` of the weight.
-// kTensorCores demands both; kBlocks gives a channels_last output. `image` and `filters` are
-// scratch memory.
 template <typename scalar_t>
-cudaError_t launch_conv2d_forward(Conv2dPath path, const scalar_t* input, const scalar_t* weight,
-                                  const scalar_t* bias, scalar_t* output, const Conv2d& p,
-                                  bool relu, bool last, bool weight_last, scalar_t* image,
-                                  scalar_t* filters, cudaStream_t stream) {
+cudaError_t launch_conv2d(Conv2dPath path, const scalar_t* input, const scalar_t* weight,
+                          const scalar_t* bias, scalar_t* output, const Conv2d& p, bool relu,
+                          bool last, bool weight_last, scalar_t* image, scalar_t* filters,
+                          cudaStream_t stream) {
   if (path == Conv2dPath::kPlain) {
-    return launch_plain(PlainImage<scalar_t>(forward_product(input, weight, bias, output, p, relu,
-                                                             last, weight_last)),
-                        stream);
+    return launch_image_plain<scalar_t>(
+        one(PlainImage<scalar_t>(
+            forward_product(input, weight, bias, output, p, relu, last, weight_last))),
+        stream);
   }
   if constexpr (sizeof(scalar_t) <= 4) {
     if (path == Conv2dPath::kTensorCores) {
-      return launch_image_mma<FiltersAlong>(
-          forward_product(input, weight, bias, output, p, relu, true, true), stream);
+      return launch_image_mma<FiltersAlong, scalar_t>(
+          one(forward_product(input, weight, bias, output, p, relu, true, true)), stream);
     }
     const Conv2d b = blocks_problem(p, kPack<scalar_t>);
     FASTCONV_RETURN_IF_FAILED(
         conv2d_to_blocks(input, image, p.batch, image_blocks(p, b, last), stream));
     FASTCONV_RETURN_IF_FAILED(conv2d_to_blocks(weight, filters, p.out_channels,
                                                filter_blocks(p, b, weight_last), stream));
-    return launch_image_mma<FiltersAlong>(
-        forward_product<scalar_t>(image, filters, bias, output, b, relu, true, true), stream);
+    return launch_image_mma<FiltersAlong, scalar_t>(
+        one(forward_product<scalar_t>(image, filters, bias, output, b, relu, true, true)), stream);
   }
   return cudaErrorInvalidValue;
 }
 
-// kBlocks: a channels_last grad_output, `last` of grad_input.
 template <typename scalar_t>
 cudaError_t launch_conv2d_input_grad(Conv2dPath path, const scalar_t* grad_output,
                                      const scalar_t* weight, scalar_t* grad_input, const Conv2d& p,
                                      bool last, bool weight_last, scalar_t* image,
                                      scalar_t* filters, cudaStream_t stream) {
   if (path == Conv2dPath::kPlain) {
-    return for_phases(grad_output, weight, grad_input, p, last, weight_last,
-                      [&](const auto& m) { return launch_plain(PlainImage<scalar_t>(m), stream); });
+    return for_phases(grad_output, weight, grad_input, p, last, weight_last, [&](const auto& m) {
+      return launch_image_plain<scalar_t>(one(PlainImage<scalar_t>(m)), stream);
+    });
   }
   if constexpr (sizeof(scalar_t) <= 4) {
-    const auto product = [&](const auto& m) { return launch_image_mma<FiltersAcross>(m, stream); };
+    const auto product = [&](const auto& m) {
+      return launch_image_mma<FiltersAcross, scalar_t>(one(m), stream);
+    };
     if (path == Conv2dPath::kTensorCores) {
       return for_phases(grad_output, weight, grad_input, p, true, true, product);
     }
@@ -112,8 +103,6 @@ cudaError_t launch_conv2d_input_grad(Conv2dPath path, const scalar_t* grad_outpu
   return cudaErrorInvalidValue;
 }
 
-// kBlocks: a channels_last grad_output, `last` of the input. `partial` and `image` are scratch
-// memory.
 template <typename scalar_t>
 cudaError_t launch_conv2d_weight_grad(Conv2dPath path, const scalar_t* grad_output,
                                       const scalar_t* input, scalar_t* grad_weight, const Conv2d& p,
@@ -124,22 +113,22 @@ cudaError_t launch_conv2d_weight_grad(Conv2dPath path, const scalar_t* grad_outp
     return conv2d_sum_splits<scalar_t>(partial, grad_weight, filters, splits, at, stream);
   };
   if (path == Conv2dPath::kPlain) {
-    FASTCONV_RETURN_IF_FAILED(launch_plain(
-        PlainWeight<scalar_t>(weight_product(grad_output, input, partial, p, splits, last)),
+    FASTCONV_RETURN_IF_FAILED(launch_weight_plain<scalar_t>(
+        one(PlainWeight<scalar_t>(weight_product(grad_output, input, partial, p, splits, last))),
         stream));
     return sum(filter_taps(p, weight_last));
   }
   if constexpr (sizeof(scalar_t) <= 4) {
     if (path == Conv2dPath::kTensorCores) {
-      FASTCONV_RETURN_IF_FAILED(
-          launch_weight_mma(weight_product(grad_output, input, partial, p, splits, true), stream));
+      FASTCONV_RETURN_IF_FAILED(launch_weight_mma<scalar_t>(
+          one(weight_product(grad_output, input, partial, p, splits, true)), stream));
       return sum(filter_taps(p, weight_last));
     }
     const Conv2d b = blocks_problem(p, kPack<scalar_t>);
     FASTCONV_RETURN_IF_FAILED(
         conv2d_to_blocks(input, image, p.batch, image_blocks(p, b, last), stream));
-    FASTCONV_RETURN_IF_FAILED(launch_weight_mma(
-        weight_product<scalar_t>(grad_output, image, partial, b, splits, true), stream));
+    FASTCONV_RETURN_IF_FAILED(launch_weight_mma<scalar_t>(
+        one(weight_product<scalar_t>(grad_output, image, partial, b, splits, true)), stream));
     return sum(filter_blocks(p, b, weight_last));
   }
   return cudaErrorInvalidValue;

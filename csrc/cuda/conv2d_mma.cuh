@@ -137,15 +137,17 @@ struct FiltersAcross : Chunks<Tile, Tile::kColumns, true> {
   }
 };
 
-template <class Tile, class Filters>
+template <class Tile, class Filters, class Products>
 __global__ void __launch_bounds__(Tile::kThreads, 2)
-    conv2d_image_mma_kernel(ImageProduct<typename Tile::scalar_t> p, int column_tiles) {
+    conv2d_image_mma_kernel(Products products, int column_tiles) {
   using scalar_t = typename Tile::scalar_t;
   FASTCONV_DYNAMIC_SHARED(memory);
   // Neighbouring blocks share their rows: pixels are the larger operand.
   const int row0 = int(blockIdx.x) / column_tiles * Tile::kRows;
   const int column0 = int(blockIdx.x) % column_tiles * Tile::kColumns;
   const int group = int(blockIdx.y);
+  const auto& p = products.at(int(blockIdx.z));
+  if (kIsFamily<Products> && row0 >= p.rows()) return;  // of a member with fewer rows
   PixelRows<Tile> rows(p, row0, group);
   Filters filters(p, column0, group);
   Sums<Tile> sums = {};
@@ -226,36 +228,37 @@ struct PixelColumns : Chunks<Tile, Tile::kColumns, true> {
   }
 };
 
-template <class Tile>
+template <class Tile, class Products>
 __global__ void __launch_bounds__(Tile::kThreads, 2)
-    conv2d_weight_mma_kernel(WeightProduct<typename Tile::scalar_t> p, int column_tiles) {
+    conv2d_weight_mma_kernel(Products products, int column_tiles) {
   FASTCONV_DYNAMIC_SHARED(memory);
   const int row0 = int(blockIdx.x) / column_tiles * Tile::kRows;
   const int column0 = int(blockIdx.x) % column_tiles * Tile::kColumns;
-  const int group = int(blockIdx.y), split = int(blockIdx.z);
+  const int group = int(blockIdx.y), split = products.split(int(blockIdx.z));
+  const auto& p = products.at(int(blockIdx.z));
   GradRows<Tile> rows(p, row0, group);
   PixelColumns<Tile> columns(p, column0, group);
   const int length = p.split_length(Tile::kDepth);
   const int begin = min_of(split * length, p.depth()), end = min_of(begin + length, p.depth());
   Sums<Tile> sums = {};
   multiply_tile<Tile>(sums, rows, columns, memory, begin, end);
-  const int64_t filter0 = (int64_t(split) * p.groups + group) * p.outputs;
   for_results<Tile>(sums, [&](int row, int column, float first, float second) {
     row += row0;
     column += column0;
     if (row >= p.outputs || column >= p.columns()) return;
     const Pack<float, 2> pair{{first, second}};
-    store_pack(p.partial + (filter0 + row) * p.columns() + column, pair);
+    store_pack(p.sums(split, group, row) + column, pair);
   });
 }
 
 // ---- launches ----------------------------------------------------------------------------------
 
-// Narrow tiles where half a wide one would stay empty, and for operands of 32 bits that lie across:
-// their fragments take more registers, and wide tiles would spill.
-template <typename scalar_t, bool kAcross, class F>
+// Narrow tiles where half a wide one would stay empty, and where wide ones would spill: for
+// operands of 32 bits that lie across, whose fragments take more registers, and for families of
+// products, whose members do.
+template <typename scalar_t, bool kAlwaysNarrow, class F>
 cudaError_t with_tile(int64_t columns, const F& body) {
-  if constexpr (kAcross && sizeof(scalar_t) == 4) {
+  if constexpr (kAlwaysNarrow) {
     return body(MmaTile<scalar_t, 64>{});
   } else {
     const bool narrow = columns % 128 > 0 && columns % 128 <= 64;
@@ -263,29 +266,35 @@ cudaError_t with_tile(int64_t columns, const F& body) {
   }
 }
 
-template <template <class> class Filters, typename scalar_t>
-cudaError_t launch_image_mma(const ImageProduct<scalar_t>& p, cudaStream_t stream) {
+template <template <class> class Filters, typename scalar_t, class Products>
+cudaError_t launch_image_mma(const Products& products, cudaStream_t stream) {
   constexpr bool kAcross = Filters<MmaTile<scalar_t, 64>>::kAcross;
-  return with_tile<scalar_t, kAcross>(p.outputs, [&](auto tile) {
+  constexpr bool kNarrow = (kAcross && sizeof(scalar_t) == 4) || kIsFamily<Products>;
+  const auto& p = products.largest();
+  return with_tile<scalar_t, kNarrow>(p.outputs, [&](auto tile) {
     using Tile = decltype(tile);
     const int64_t row_tiles = ceil_div(p.rows(), Tile::kRows);
     const int column_tiles = int(ceil_div(p.outputs, Tile::kColumns));
     if (row_tiles == 0) return cudaSuccess;
-    const dim3 grid(unsigned(row_tiles * column_tiles), unsigned(p.groups));
-    return launch(conv2d_image_mma_kernel<Tile, Filters<Tile>>, grid, dim3(Tile::kThreads),
-                  Tile::kSharedBytes, stream, p, column_tiles);
+    const dim3 grid(unsigned(row_tiles * column_tiles), unsigned(p.groups),
+                    unsigned(products.count()));
+    return launch(conv2d_image_mma_kernel<Tile, Filters<Tile>, Products>, grid,
+                  dim3(Tile::kThreads), Tile::kSharedBytes, stream, products, column_tiles);
   });
 }
 
-template <typename scalar_t>
-cudaError_t launch_weight_mma(const WeightProduct<scalar_t>& p, cudaStream_t stream) {
-  return with_tile<scalar_t, true>(p.columns(), [&](auto tile) {
+template <typename scalar_t, class Products>
+cudaError_t launch_weight_mma(const Products& products, cudaStream_t stream) {
+  constexpr bool kNarrow = sizeof(scalar_t) == 4 || kIsFamily<Products>;
+  const auto& p = products.largest();
+  return with_tile<scalar_t, kNarrow>(p.columns(), [&](auto tile) {
     using Tile = decltype(tile);
     const int64_t row_tiles = ceil_div(p.outputs, Tile::kRows);
     const int column_tiles = int(ceil_div(p.columns(), Tile::kColumns));
-    const dim3 grid(unsigned(row_tiles * column_tiles), unsigned(p.groups), unsigned(p.splits));
-    return launch(conv2d_weight_mma_kernel<Tile>, grid, dim3(Tile::kThreads), Tile::kSharedBytes,
-                  stream, p, column_tiles);
+    const dim3 grid(unsigned(row_tiles * column_tiles), unsigned(p.groups),
+                    unsigned(p.splits * products.count()));
+    return launch(conv2d_weight_mma_kernel<Tile, Products>, grid, dim3(Tile::kThreads),
+                  Tile::kSharedBytes, stream, products, column_tiles);
   });
 }
 

@@ -29,9 +29,7 @@ struct PlainImage : ImageProduct<scalar_t> {
     int c, r, s;
   };
 
-  explicit PlainImage(const Base& base) : Base(base) {}
-  int columns() const { return this->outputs; }
-  int splits_of_grid() const { return 1; }
+  FASTCONV_HOST_DEVICE PlainImage(const Base& base) : Base(base) {}
 
   __device__ int row_count() const { return this->rows(); }
   __device__ int column_count() const { return this->outputs; }
@@ -97,9 +95,7 @@ struct PlainWeight : WeightProduct<scalar_t> {
     int y, x;
   };
 
-  explicit PlainWeight(const Base& base) : Base(base) {}
-  int rows() const { return this->outputs; }
-  int splits_of_grid() const { return this->splits; }
+  FASTCONV_HOST_DEVICE PlainWeight(const Base& base) : Base(base) {}
 
   __device__ int row_count() const { return this->outputs; }
   __device__ int column_count() const { return this->columns(); }
@@ -136,13 +132,14 @@ struct PlainWeight : WeightProduct<scalar_t> {
     return to_acc(k.image[y * s.h + x * s.w + int64_t(column.c) * s.c]);
   }
   __device__ void store(int o, int k, int group, int split, acc_t value) const {
-    const int64_t filter = (int64_t(split) * this->groups + group) * this->outputs + o;
-    this->partial[filter * this->columns() + k] = value;
+    this->sums(split, group, o)[k] = value;
   }
 };
 
-template <class Product>
-__global__ void __launch_bounds__(kThreads) conv2d_plain_kernel(Product p, int column_tiles) {
+// Members of a family take a few registers more: they may have all, and none spills.
+template <class Product, class Products>
+__global__ void __launch_bounds__(kThreads, kIsFamily<Products> ? 1 : 0)
+    conv2d_plain_kernel(Products products, int column_tiles) {
   using acc_t = typename Product::acc_t;
   using T = PlainTile;
   FASTCONV_SHARED(acc_t, a, T::kDepth * T::kSide);
@@ -150,7 +147,9 @@ __global__ void __launch_bounds__(kThreads) conv2d_plain_kernel(Product p, int c
   const int thread = int(threadIdx.x);
   const int row0 = int(blockIdx.x) / column_tiles * T::kSide;
   const int column0 = int(blockIdx.x) % column_tiles * T::kSide;
-  const int group = int(blockIdx.y), split = int(blockIdx.z);
+  const int group = int(blockIdx.y), split = products.split(int(blockIdx.z));
+  const Product& p = products.at(int(blockIdx.z));
+  if (kIsFamily<Products> && row0 >= p.row_count()) return;  // of a member with fewer rows
 
   // A thread fetches one term of four rows and of four columns.
   const int term = thread % T::kDepth, line = thread / T::kDepth;
@@ -194,14 +193,29 @@ __global__ void __launch_bounds__(kThreads) conv2d_plain_kernel(Product p, int c
   }
 }
 
-template <class Product>
-cudaError_t launch_plain(const Product& p, cudaStream_t stream) {
-  const int64_t row_tiles = ceil_div(p.rows(), PlainTile::kSide);
-  const int column_tiles = int(ceil_div(p.columns(), PlainTile::kSide));
-  if (row_tiles == 0 || p.groups == 0) return cudaSuccess;
-  const dim3 grid(unsigned(row_tiles * column_tiles), unsigned(p.groups),
-                  unsigned(p.splits_of_grid()));
-  return launch(conv2d_plain_kernel<Product>, grid, dim3(kThreads), 0, stream, p, column_tiles);
+template <class Product, class Products>
+cudaError_t launch_plain(const Products& products, int64_t rows, int64_t columns, int64_t splits,
+                         cudaStream_t stream) {
+  const int64_t row_tiles = ceil_div(rows, PlainTile::kSide);
+  const int column_tiles = int(ceil_div(columns, PlainTile::kSide));
+  const int groups = products.largest().groups;
+  if (row_tiles == 0 || groups == 0) return cudaSuccess;
+  const dim3 grid(unsigned(row_tiles * column_tiles), unsigned(groups),
+                  unsigned(splits * products.count()));
+  return launch(conv2d_plain_kernel<Product, Products>, grid, dim3(kThreads), 0, stream, products,
+                column_tiles);
+}
+
+template <typename scalar_t, class Products>
+cudaError_t launch_image_plain(const Products& products, cudaStream_t stream) {
+  const auto& p = products.largest();
+  return launch_plain<PlainImage<scalar_t>>(products, p.rows(), p.outputs, 1, stream);
+}
+
+template <typename scalar_t, class Products>
+cudaError_t launch_weight_plain(const Products& products, cudaStream_t stream) {
+  const auto& p = products.largest();
+  return launch_plain<PlainWeight<scalar_t>>(products, p.outputs, p.columns(), p.splits, stream);
 }
 
 }  // namespace fastconv

@@ -53,6 +53,7 @@ struct WeightProduct {
   const scalar_t* grad;
   const scalar_t* image;
   accumulate_t<scalar_t>* partial;  // (splits, groups, outputs, taps, channels)
+  int64_t split_step;               // from one split's sums to the next's
   ImageSteps grad_steps, image_steps;
   int32_t batch, channels, outputs, groups, splits;
   GatherAxis h, w;
@@ -60,11 +61,37 @@ struct WeightProduct {
   __host__ __device__ int columns() const { return h.taps * w.taps * channels; }
   __host__ __device__ int depth() const { return batch * h.pixels * w.pixels; }
 
+  // Where the sums of filter o of a group begin.
+  __device__ accumulate_t<scalar_t>* sums(int split, int group, int o) const {
+    return partial + split * split_step + (int64_t(group) * outputs + o) * columns();
+  }
   // Pixels [first, end) of one split, a multiple of `step` apart.
   __host__ __device__ int split_length(int step) const {
     return int(ceil_div(ceil_div(int64_t(depth()), splits), step)) * step;
   }
 };
+
+// What a kernel computes: the blocks with one blockIdx.z make the split `split(z)` of the product
+// `at(z)`. Here that is one product; tiled_conv2d.cuh has families of them.
+template <class Product_>
+struct OneProduct {
+  using Product = Product_;
+  Product product;
+
+  __device__ const Product& at(int) const { return product; }
+  __device__ int split(int z) const { return z; }
+  const Product& largest() const { return product; }
+  int count() const { return 1; }
+};
+template <class Product>
+OneProduct<Product> one(const Product& product) {
+  return {product};
+}
+
+template <class Products>
+constexpr bool kIsFamily = true;
+template <class Product>
+constexpr bool kIsFamily<OneProduct<Product>> = false;
 
 struct PixelIndex {
   int n, y, x;
@@ -169,6 +196,7 @@ WeightProduct<scalar_t> weight_product(const scalar_t* grad_output, const scalar
   m.grad = grad_output;
   m.image = input;
   m.partial = partial;
+  m.split_step = p.groups * p.out_channels * p.in_channels * p.h.kernel * p.w.kernel;
   m.grad_steps = image_steps(p.groups * p.out_channels, p.h.output, p.w.output, channels_last);
   m.image_steps = image_steps(p.groups * p.in_channels, p.h.input, p.w.input, channels_last);
   m.batch = int32_t(p.batch);
@@ -183,13 +211,13 @@ WeightProduct<scalar_t> weight_product(const scalar_t* grad_output, const scalar
 
 // How many parts the weight product's sum is cut into, so that its blocks fill a large GPU: they
 // are few otherwise, and the sum over all pixels is long.
-inline int weight_splits(const Conv2d& p, int64_t tile_rows, int64_t tile_columns,
-                         int64_t shortest) {
+inline int weight_splits(const Conv2d& p, int64_t tile_rows, int64_t tile_columns, int64_t shortest,
+                         int64_t products = 1) {
   constexpr int64_t kBlocks = 528, kMost = 64;  // four for each processor of an H100
   const int64_t columns = p.h.kernel * p.w.kernel * p.in_channels;
   const int64_t tiles =
-      p.groups * ceil_div(p.out_channels, tile_rows) * ceil_div(columns, tile_columns);
-  const int64_t depth = p.batch * p.h.output * p.w.output;
+      products * p.groups * ceil_div(p.out_channels, tile_rows) * ceil_div(columns, tile_columns);
+  const int64_t depth = p.batch * p.h.output * p.w.output / products;
   return int(max_of(1, min_of(min_of(kMost, ceil_div(depth, shortest)), kBlocks / tiles)));
 }
 

@@ -2,7 +2,7 @@
 // check of each launch.
 #pragma once
 
-#include <cuda_runtime.h>
+#include <cuda_runtime_api.h>
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/c/shim.h>
 
@@ -39,17 +39,20 @@ inline void check_image_size(const char* op, const char* name, int64_t elements)
   FASTCONV_CHECK(op, elements <= kMost, "one image of ", name, " must have at most ", kMost,
                  " elements on a GPU (got ", elements, ")");
 }
+// Positions in the padded input are 32-bit numbers.
+inline void check_span(const char* op, const Window& axis) {
+  const int64_t span = axis.dilation * (axis.kernel - 1) + 1;
+  FASTCONV_CHECK(op, axis.input + 2 * axis.padding + span <= INT32_MAX,
+                 "the padded input and the window must span less than 2^31 elements on a GPU "
+                 "(got input size ",
+                 axis.input, ", kernel_size=", axis.kernel, ", padding=", axis.padding,
+                 ", dilation=", axis.dilation, ")");
+}
 inline void check_pool2d_image(const char* op, const Pool2d& p) {
   check_image_size(op, "input", p.channels * p.h.input * p.w.input);
   check_image_size(op, "output", p.channels * p.h.output * p.w.output);
-  for (const Window* axis : {&p.h, &p.w}) {  // positions in the padded input are 32-bit numbers
-    const int64_t span = axis->dilation * (axis->kernel - 1) + 1;
-    FASTCONV_CHECK(op, axis->input + 2 * axis->padding + span <= INT32_MAX,
-                   "the padded input and the window must span less than 2^31 elements on a GPU "
-                   "(got input size ",
-                   axis->input, ", kernel_size=", axis->kernel, ", padding=", axis->padding,
-                   ", dilation=", axis->dilation, ")");
-  }
+  check_span(op, p.h);
+  check_span(op, p.w);
 }
 
 // Kernels count pixels and taps in 32 bits, and step within an image in 32 bits.
@@ -57,6 +60,8 @@ inline void check_conv2d_extents(const char* op, const Conv2d& p, int64_t tiles 
   constexpr int64_t kMost = INT32_MAX - 1024;
   check_image_size(op, "input", p.groups * p.in_channels * p.h.input * p.w.input);
   check_image_size(op, "output", p.groups * p.out_channels * p.h.output * p.w.output);
+  check_span(op, p.h);
+  check_span(op, p.w);
   const int64_t pixels = p.batch * max_of(p.h.input * p.w.input, p.h.output * p.w.output);
   FASTCONV_CHECK(op, pixels <= kMost, "a batch must have at most ", kMost, " pixels on a GPU (got ",
                  pixels, ")");

@@ -11,9 +11,9 @@
 // Bytes moved: each matrix once for each tile of the other, which the second-level cache holds.
 #pragma once
 
-#include "core/drop_connect.h"
 #include "core/philox.h"
 #include "core/window.h"
+#include "cuda/drop_connect.h"
 #include "cuda/pack.cuh"
 
 namespace fastconv {
@@ -300,13 +300,12 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// ---- Launchers. The seed is read on the GPU; p.seed does not count. ----
+// ---- Launchers ----
 
-// bias: null, one value an output (bias_stride 0), or one a result (bias_stride p.outputs).
 template <typename scalar_t>
-cudaError_t drop_forward(const scalar_t* input, const scalar_t* weight, const scalar_t* bias,
-                         int64_t bias_stride, scalar_t* output, const DropConnect& p,
-                         const int64_t* seed, cudaStream_t stream) {
+cudaError_t launch_drop_connect(const scalar_t* input, const scalar_t* weight, const scalar_t* bias,
+                                int64_t bias_stride, scalar_t* output, const DropConnect& p,
+                                const int64_t* seed, cudaStream_t stream) {
   constexpr int kCount = kPack<scalar_t>, kSide = DropForward::kSide;
   const int64_t blocks = ceil_div(p.batch, kSide) * ceil_div(p.outputs, kSide);
   if (blocks == 0) return cudaSuccess;
@@ -333,9 +332,22 @@ cudaError_t drop_grad(const scalar_t* grad_output, const scalar_t* matrix, scala
                 matrix, result, p, seed);
 }
 
-// mask[n,o,j]: whether column first_input + j is kept, j < p.inputs.
-inline cudaError_t drop_mask(uint8_t* mask, int64_t first_input, const DropConnect& p,
-                             const int64_t* seed, cudaStream_t stream) {
+template <typename scalar_t>
+cudaError_t launch_drop_connect_input_grad(const scalar_t* grad_output, const scalar_t* weight,
+                                           scalar_t* grad_input, const DropConnect& p,
+                                           const int64_t* seed, cudaStream_t stream) {
+  return drop_grad<false>(grad_output, weight, grad_input, p, seed, stream);
+}
+
+template <typename scalar_t>
+cudaError_t launch_drop_connect_weight_grad(const scalar_t* grad_output, const scalar_t* input,
+                                            scalar_t* grad_weight, const DropConnect& p,
+                                            const int64_t* seed, cudaStream_t stream) {
+  return drop_grad<true>(grad_output, input, grad_weight, p, seed, stream);
+}
+
+cudaError_t launch_drop_connect_mask(uint8_t* mask, int64_t first_input, const DropConnect& p,
+                                     const int64_t* seed, cudaStream_t stream) {
   const int64_t example = p.outputs * p.inputs;
   if (example == 0) return cudaSuccess;
   const int64_t parts = ceil_div(first_input + p.inputs, kMaskColumns) - first_input / kMaskColumns;

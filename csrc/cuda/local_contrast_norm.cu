@@ -1,76 +1,9 @@
-#include <torch/csrc/stable/library.h>
-
-#include <tuple>
-
-#include "cuda/device.h"
 #include "cuda/local_contrast_norm_launch.cuh"
-#include "glue/contrast_norm.h"
-#include "glue/dispatch.h"
 
 namespace fastconv {
 
-static void check_fits(const char* op, const ContrastProblem& p, ScalarType statistics) {
-  check_image_size(op, "input", max_of(p.shape.maps, 2) * p.shape.plane());
-  Tiles tiles;
-  const size_t element_size = statistics == ScalarType::Double ? sizeof(double) : sizeof(float);
-  FASTCONV_CHECK(op, contrast_tiles_of(p, element_size, tiles),
-                 "the window is too large for a GPU's shared memory (got one that reaches ",
-                 p.radius_h, " rows and ", p.radius_w, " columns far)");
-}
-
-static Tensor new_scratch(const Tensor& like, const ContrastProblem& p, bool backward) {
-  return new_tensor(like, {contrast_scratch(p, backward)}, statistics_type(like),
-                    MemoryFormat::Contiguous);
-}
-
-static std::tuple<Tensor, Tensor> local_contrast_norm(const Tensor& input, int64_t kernel_size,
-                                                      double sigma, bool across_maps,
-                                                      bool mean_divisor, double eps) {
-  const char* op = "local_contrast_norm";
-  const ContrastProblem p =
-      contrast_problem(op, input, kernel_size, sigma, across_maps, mean_divisor, eps);
-  check_fits(op, p, statistics_type(input));
-
-  const CudaCall call(op, input);
-  const MemoryFormat format = memory_format_of(input);
-  const Tensor x = contiguous_as(input, format);
-  Tensor output = new_tensor(x, sizes_of(x), x.scalar_type(), format);
-  Tensor statistics =
-      new_tensor(x, statistics_sizes(p, x), statistics_type(x), MemoryFormat::Contiguous);
-  Tensor scratch = new_scratch(x, p, false);
-  FASTCONV_DISPATCH_FLOATING(
-      x.scalar_type(), using acc_t = accumulate_t<scalar_t>; call.check(contrast_forward(
-          data<scalar_t>(x), mutable_data<scalar_t>(output), mutable_data<acc_t>(statistics),
-          mutable_data<acc_t>(scratch), p, call.stream())))
-  return {output, statistics};
-}
-
-static Tensor local_contrast_norm_backward(const Tensor& grad_output, const Tensor& input,
-                                           const Tensor& statistics, int64_t kernel_size,
-                                           double sigma, bool across_maps, bool mean_divisor,
-                                           double eps) {
-  const char* op = "local_contrast_norm_backward";
-  const ContrastProblem p =
-      contrast_problem(op, input, kernel_size, sigma, across_maps, mean_divisor, eps);
-  check_contrast_grad(op, p, grad_output, input, statistics);
-  check_fits(op, p, statistics_type(input));
-
-  const CudaCall call(op, input);
-  const MemoryFormat format = memory_format_of(input);
-  const Tensor g = contiguous_as(grad_output, format), x = contiguous_as(input, format);
-  const Tensor saved = contiguous_as(statistics, MemoryFormat::Contiguous);
-  Tensor grad_input = new_tensor(x, sizes_of(x), x.scalar_type(), format);
-  Tensor scratch = new_scratch(x, p, true);
-  FASTCONV_DISPATCH_FLOATING(
-      x.scalar_type(), using acc_t = accumulate_t<scalar_t>; call.check(contrast_backward(
-          data<scalar_t>(g), data<scalar_t>(x), data<acc_t>(saved),
-          mutable_data<scalar_t>(grad_input), mutable_data<acc_t>(scratch), p, call.stream())))
-  return grad_input;
-}
-
-STABLE_TORCH_LIBRARY_IMPL(fastconv, CUDA, m) {
-  m.impl("local_contrast_norm", TORCH_BOX(&local_contrast_norm));
-  m.impl("local_contrast_norm_backward", TORCH_BOX(&local_contrast_norm_backward));
-}
+FASTCONV_FOR_EACH_DTYPE(contrast_norm_scratch)
+FASTCONV_FOR_EACH_DTYPE(launch_contrast_norm)
+FASTCONV_FOR_EACH_DTYPE(launch_contrast_norm_backward)
 
 }  // namespace fastconv

@@ -8,18 +8,32 @@
 // The gradient is that of cpu/local_contrast_norm_kernel.cpp; so are the statistics and the order
 // of the steps. Each step needs its neighbourhood of the one before, so each is a launch:
 //
-//                                                       over                     reads     writes
-//   forward   tabulate           weights of the window  -                        -         -
-//             average, squares   sums over the maps     positions                x, x      4 bytes
-//             each mean, deviation    blurs                  tiles (tiles.cuh)        -         4
-//             bytes each floor              mean over an image     a block an image         - -
-//             divide                                    packs of elements        x         y
-//   backward  floor, gather, the share of the floor, two adjoint blurs, add up: reads x and g twice
-//             each, writes grad_input
+//             launch                                    over                     x, g   statistics
+//   forward   tabulate           weights of the window  -                        -      -
+//             moments            sums over the maps     positions                x      2
+//             mean, deviation    blurs                  tiles (tiles.cuh)        -      2, 4
+//             floor              mean over an image     a block an image         -      1
+//             divide                                    packs of elements        x      2
+//   backward  floor              mean over an image     a block an image         -      1
+//             gather             sums over the maps     positions                x, g   5
+//             share              mean over an image     a block an image         -      2
+//             two adjoint blurs                         tiles                    -      6, 2
+//             add up                                    packs of elements        x, g   4
 //
-// "4 bytes" are for each position, which all maps share. Where each map has a mean and a deviation
-// of its own (M = 1) the sums are not made: the blurs read x themselves. x passes three times in
-// the forward because v needs the mean around it and y the deviation of the whole image.
+// Bytes moved: forward x twice, y once; backward x and g twice each, grad_input once; and the
+// statistics that are read and written, 4 bytes for each position, which all maps share. The
+// squares need no pass of their own: with a = (1/M) sum_m x_m,
+//
+//   (1/M) sum_m v_m^2 = (1/M) sum_m (x_m - a)^2 + (a - mean)^2
+//
+// Twice is the least without keeping an image on the chip: y waits for the deviation around it, and
+// for that of the whole image; grad_input for sums over what surrounds it.
+//
+// Where each map has a mean and a deviation of its own (M = 1) the sums are not made, the blurs
+// read x themselves, and statistics are as many as elements: forward x 3 times, y once, 6
+// statistics; backward x 4 times, g twice, grad_input once, 23.
+//
+// A window that does not fit into shared memory blurs rows, then columns, from global memory.
 #pragma once
 
 #include <cmath>
@@ -43,7 +57,8 @@ struct Contrast {
   scalar_t* result;  // output or grad_input
   acc_t *mean, *deviation;
   int saved;                                // elements between the means of two images
-  acc_t* work;                              // the average over the maps, later that of the squares
+  acc_t *average, *variance;                // over the maps of a position: a, (x - a)^2
+  acc_t* half;                              // blurred along rows; of windows that do not fit
   acc_t *direct, *spread, *change;          // as on the CPU
   acc_t *floor, *floor_share;               // [image][lane]
   acc_t *gaussian, *inverse_h, *inverse_w;  // by distance; 1 / sum of the weights inside, by place
@@ -88,22 +103,23 @@ __global__ void __launch_bounds__(kThreads)
 
 // ---- Sums over the maps of a position ----
 
-enum class ContrastSum { kAverage, kSquares, kGather };
+enum class ContrastSum { kMoments, kGather };
 
 // kTeam threads share a position, kCount maps at a time: 1 and 1 where the maps are planes, and a
 // warp reads neighbouring positions; 8 and up to 16 bytes where they are interleaved.
 template <ContrastSum kSum, int kTeam, int kCount, typename scalar_t>
 __global__ void __launch_bounds__(kThreads) contrast_sum_kernel(Contrast<scalar_t> c) {
   using acc_t = accumulate_t<scalar_t>;
-  constexpr int kSums = kSum == ContrastSum::kGather ? 3 : 1;
+  constexpr int kSums = kSum == ContrastSum::kGather ? 3 : 2;
   const int item = int(blockIdx.x) * (kThreads / kTeam) + int(threadIdx.x) / kTeam;
   const int member = int(threadIdx.x) % kTeam;
   const bool exists = item < c.images * c.plane;
   const int image = exists ? item / c.plane : 0, position = exists ? item % c.plane : 0;
   const int first = c.element(image, 0, position), step = c.interleaved ? 1 : c.plane;
-  // Relative to the first map the average is exact where all maps are equal.
+  // Relative to the first map the average is exact where all maps are equal, and the variance loses
+  // at most M times a rounding: it is no less than a share of the first map's distance, squared.
   const acc_t base =
-      kSum == ContrastSum::kAverage ? to_acc(c.input[first]) : c.mean[image * c.saved + position];
+      kSum == ContrastSum::kMoments ? to_acc(c.input[first]) : c.mean[image * c.saved + position];
   acc_t sums[kSums] = {};
   if (exists) {
     for (int m = member * kCount; m < c.maps; m += kTeam * kCount) {
@@ -118,7 +134,8 @@ __global__ void __launch_bounds__(kThreads) contrast_sum_kernel(Contrast<scalar_
           sums[1] += v;
           sums[2] += to_acc(g.lane[i]) * v;
         } else {
-          sums[0] += kSum == ContrastSum::kSquares ? v * v : v;
+          sums[0] += v;
+          sums[1] += v * v;
         }
       }
     }
@@ -136,7 +153,10 @@ __global__ void __launch_bounds__(kThreads) contrast_sum_kernel(Contrast<scalar_
     c.spread[item] = sums[1];
     c.change[item] = -sums[2] * inverse * inverse;
   } else {
-    c.work[item] = (kSum == ContrastSum::kAverage ? base : acc_t(0)) + c.share * sums[0];
+    const acc_t from_base = c.share * sums[0];
+    const acc_t variance = c.share * sums[1] - from_base * from_base;
+    c.average[item] = base + from_base;
+    c.variance[item] = variance < 0 ? acc_t(0) : variance;  // a NaN stays
   }
 }
 
@@ -144,17 +164,22 @@ __global__ void __launch_bounds__(kThreads) contrast_sum_kernel(Contrast<scalar_
 
 enum class ContrastBlur { kMean, kDeviation, kThroughDeviation, kThroughMean };
 
-// One element of a blurred line, whose neighbours are `step` apart. kRelative: the same, but exact
-// where the line is flat. kAdjoint: each neighbour is divided by the sum of its own window.
-template <bool kRelative, bool kAdjoint, typename acc_t>
-__device__ __forceinline__ acc_t blur_at(const acc_t* line, int step, int at, const TileAxis& axis,
-                                         const acc_t* gaussian, const acc_t* inverse) {
-  const acc_t base = kRelative ? *line : acc_t(0);
+template <ContrastBlur kBlur>
+constexpr bool kAdjointBlur =
+    kBlur == ContrastBlur::kThroughDeviation || kBlur == ContrastBlur::kThroughMean;
+
+// One element of a blurred line: neighbour(d) is the one d further. The mean is exact where the
+// line is flat. Adjoint: each neighbour is divided by the sum of its own window.
+template <ContrastBlur kBlur, typename acc_t, class F>
+__device__ __forceinline__ acc_t blur_at(int at, const TileAxis& axis, const acc_t* gaussian,
+                                         const acc_t* inverse, const F& neighbour) {
+  constexpr bool kAdjoint = kAdjointBlur<kBlur>;
+  const acc_t base = kBlur == ContrastBlur::kMean ? neighbour(0) : acc_t(0);
   const int last = min_of(axis.after, axis.size - 1 - at);
   acc_t sum = 0;
   for (int d = max_of(-axis.before, -at); d <= last; ++d) {
     const acc_t weight = gaussian[d < 0 ? -d : d];
-    sum += (kAdjoint ? weight * inverse[at + d] : weight) * (line[d * step] - base);
+    sum += (kAdjoint ? weight * inverse[at + d] : weight) * (neighbour(d) - base);
   }
   return kAdjoint ? sum : base + inverse[at] * sum;
 }
@@ -165,11 +190,10 @@ __device__ __forceinline__ accumulate_t<scalar_t> blur_source(const Contrast<sca
   using acc_t = accumulate_t<scalar_t>;
   const int item = image * c.plane + position, saved = image * c.saved + position;
   if constexpr (kBlur == ContrastBlur::kMean) {
-    return c.maps == 1 ? to_acc(c.input[item]) : c.work[item];
+    return c.maps == 1 ? to_acc(c.input[item]) : c.average[item];
   } else if constexpr (kBlur == ContrastBlur::kDeviation) {
-    if (c.maps > 1) return c.work[item];
-    const acc_t v = to_acc(c.input[item]) - c.mean[saved];
-    return v * v;
+    const acc_t v = (c.average ? c.average[item] : to_acc(c.input[item])) - c.mean[saved];
+    return c.average ? c.variance[item] + v * v : v * v;
   } else if constexpr (kBlur == ContrastBlur::kThroughDeviation) {
     const int lane = c.lane_of(image, position);
     const acc_t s = c.deviation[saved];
@@ -199,9 +223,6 @@ __device__ __forceinline__ void blur_sink(const Contrast<scalar_t>& c, int image
 template <ContrastBlur kBlur, typename scalar_t>
 __global__ void __launch_bounds__(kThreads) contrast_blur_kernel(Contrast<scalar_t> c, Tiles t) {
   using acc_t = accumulate_t<scalar_t>;
-  constexpr bool kRelative = kBlur == ContrastBlur::kMean;
-  constexpr bool kAdjoint =
-      kBlur == ContrastBlur::kThroughDeviation || kBlur == ContrastBlur::kThroughMean;
   FASTCONV_DYNAMIC_SHARED(shared);
   const int reach_y = t.rows.reach(), reach_x = t.columns.reach();
   const int wide = t.pitch(reach_x), narrow = t.pitch(0);
@@ -217,19 +238,54 @@ __global__ void __launch_bounds__(kThreads) contrast_blur_kernel(Contrast<scalar
   __syncthreads();
   for_tile(t.rows.tile + reach_y, narrow, [&](int row, int run) {
     if (corner.element(t, row - above, run) < 0) return;
-    half[row * narrow + run] = blur_at<kRelative, kAdjoint>(
-        source + row * wide + run + before, 1 << t.lane_bits, corner.x + (run >> t.lane_bits),
-        t.columns, c.gaussian, c.inverse_w);
+    const acc_t* line = source + row * wide + run + before;
+    half[row * narrow + run] =
+        blur_at<kBlur>(corner.x + (run >> t.lane_bits), t.columns, c.gaussian, c.inverse_w,
+                       [&](int d) { return line[d * (1 << t.lane_bits)]; });
   });
   __syncthreads();
   for_tile(t.rows.tile, narrow, [&](int row, int run) {
     const int at = corner.element(t, row, run);
     if (at < 0) return;
-    const acc_t value =
-        blur_at<kRelative, kAdjoint>(half + (row + above) * narrow + run, narrow, corner.y + row,
-                                     t.rows, c.gaussian, c.inverse_h);
-    blur_sink<kBlur>(c, corner.image, at, value);
+    const acc_t* line = half + (row + above) * narrow + run;
+    blur_sink<kBlur>(c, corner.image, at,
+                     blur_at<kBlur>(corner.y + row, t.rows, c.gaussian, c.inverse_h,
+                                    [&](int d) { return line[d * narrow]; }));
   });
+}
+
+// The same from global memory, a thread a position: first along rows, then along columns.
+template <bool kColumns, ContrastBlur kBlur, typename scalar_t>
+__device__ __forceinline__ void blur_far(const Contrast<scalar_t>& c, const TileAxis& axis,
+                                         int item) {
+  const int image = item / c.plane, position = item % c.plane;
+  if constexpr (kColumns) {
+    const int row = c.width * c.lanes;
+    const auto value = blur_at<kBlur>(position / row, axis, c.gaussian, c.inverse_h,
+                                      [&](int d) { return c.half[item + d * row]; });
+    blur_sink<kBlur>(c, image, position, value);
+  } else {
+    c.half[item] =
+        blur_at<kBlur>(position / c.lanes % c.width, axis, c.gaussian, c.inverse_w,
+                       [&](int d) { return blur_source<kBlur>(c, image, position + d * c.lanes); });
+  }
+}
+
+template <bool kColumns, typename scalar_t>
+__global__ void __launch_bounds__(kThreads)
+    contrast_far_blur_kernel(Contrast<scalar_t> c, TileAxis axis, ContrastBlur blur) {
+  const int item = int(blockIdx.x) * kThreads + int(threadIdx.x);
+  if (item >= c.images * c.plane) return;
+  switch (blur) {
+    case ContrastBlur::kMean:
+      return blur_far<kColumns, ContrastBlur::kMean>(c, axis, item);
+    case ContrastBlur::kDeviation:
+      return blur_far<kColumns, ContrastBlur::kDeviation>(c, axis, item);
+    case ContrastBlur::kThroughDeviation:
+      return blur_far<kColumns, ContrastBlur::kThroughDeviation>(c, axis, item);
+    case ContrastBlur::kThroughMean:
+      return blur_far<kColumns, ContrastBlur::kThroughMean>(c, axis, item);
+  }
 }
 
 // ---- Means over an image ----

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cuda/local_contrast_norm.cuh"
+#include "cuda/local_contrast_norm.h"
 
 namespace fastconv {
 
@@ -16,18 +17,24 @@ inline bool contrast_tiles_of(const ContrastProblem& p, size_t element_size, Til
   });
 }
 
+inline bool contrast_fits(const ContrastProblem& p, size_t element_size) {
+  Tiles tiles;
+  return contrast_tiles_of(p, element_size, tiles);
+}
+
 // Rooms of a statistic each that a call needs beside its tensors.
-inline int64_t contrast_rooms(const ContrastProblem& p, bool backward) {
-  const int saved_nowhere = p.across_maps ? 0 : 2;  // mean and deviation
-  return saved_nowhere + (backward ? 3 : p.across_maps ? 1 : 0);
+inline int64_t contrast_rooms(const ContrastProblem& p, bool backward, size_t element_size) {
+  const int saved_nowhere = p.across_maps ? 0 : 2;         // mean and deviation
+  const int far = contrast_fits(p, element_size) ? 0 : 1;  // half a blur
+  return saved_nowhere + far + (backward ? 3 : p.across_maps ? 2 : 0);
 }
 inline int64_t contrast_table(const ContrastProblem& p) {
   return max_of(p.radius_h, p.radius_w) + 1 + p.shape.height + p.shape.width;
 }
-// Elements of the scratch memory, in acc_t.
-inline int64_t contrast_scratch(const ContrastProblem& p, bool backward) {
+template <typename scalar_t>
+int64_t contrast_norm_scratch(const ContrastProblem& p, bool backward) {
   return contrast_table(p) + 2 * p.images * p.shape.lanes +
-         contrast_rooms(p, backward) * p.images * p.shape.plane();
+         contrast_rooms(p, backward, sizeof(accumulate_t<scalar_t>)) * p.images * p.shape.plane();
 }
 
 // One call, for a part of its images at a time.
@@ -72,14 +79,16 @@ class ContrastCall {
       c_.spread = take_room();
       c_.change = take_room();
     } else if (p_.across_maps) {
-      c_.work = take_room();
+      c_.average = take_room();
+      c_.variance = take_room();
     }
+    if (!contrast_fits(p_, sizeof(acc_t))) c_.half = take_room();
   }
 
   cudaError_t run() {
     Tiles tiles;
     if (p_.images == 0) return cudaSuccess;
-    if (!contrast_tiles_of(p_, sizeof(acc_t), tiles)) return cudaErrorInvalidValue;
+    contrast_tiles_of(p_, sizeof(acc_t), tiles);
     const int entries = int(contrast_table(p_));
     const cudaError_t error =
         launch(contrast_tabulate_kernel<scalar_t>, blocks_for(entries), dim3(kThreads), 0, stream_,
@@ -106,7 +115,7 @@ class ContrastCall {
     }
     c.result += first * p_.shape.maps * p_.shape.plane();
     for (acc_t** at : {&c.mean, &c.deviation}) *at += first * c.saved;
-    for (acc_t** at : {&c.work, &c.direct, &c.spread, &c.change}) {
+    for (acc_t** at : {&c.average, &c.variance, &c.half, &c.direct, &c.spread, &c.change}) {
       if (*at) *at += first * p_.shape.plane();
     }
     for (acc_t** at : {&c.floor, &c.floor_share}) *at += first * p_.shape.lanes;
@@ -137,9 +146,8 @@ class ContrastCall {
 
   cudaError_t statistics(const Contrast<scalar_t>& c, const Tiles& t) const {
     const bool sums = p_.across_maps;
-    return in_order([&] { return sums ? sum<ContrastSum::kAverage>(c) : cudaSuccess; },
+    return in_order([&] { return sums ? sum<ContrastSum::kMoments>(c) : cudaSuccess; },
                     [&] { return blur<ContrastBlur::kMean>(c, t); },
-                    [&] { return sums ? sum<ContrastSum::kSquares>(c) : cudaSuccess; },
                     [&] { return blur<ContrastBlur::kDeviation>(c, t); });
   }
 
@@ -163,6 +171,18 @@ class ContrastCall {
 
   template <ContrastBlur kBlur>
   cudaError_t blur(const Contrast<scalar_t>& c, const Tiles& t) const {
+    if (c.half) {
+      const dim3 blocks = blocks_for(int64_t(c.images) * c.plane);
+      return in_order(
+          [&] {
+            return launch(contrast_far_blur_kernel<false, scalar_t>, blocks, dim3(kThreads), 0,
+                          stream_, c, t.columns, kBlur);
+          },
+          [&] {
+            return launch(contrast_far_blur_kernel<true, scalar_t>, blocks, dim3(kThreads), 0,
+                          stream_, c, t.rows, kBlur);
+          });
+    }
     const int y = t.rows.reach(), x = t.columns.reach();
     const size_t bytes = (t.area(y, x) + t.area(y, 0)) * sizeof(acc_t);
     return launch_tiles(contrast_blur_kernel<kBlur, scalar_t>, t, bytes, stream_, c, t);
@@ -189,20 +209,19 @@ class ContrastCall {
   }
 };
 
-// scratch: contrast_scratch(p, backward) elements.
 template <typename scalar_t>
-cudaError_t contrast_forward(const scalar_t* input, scalar_t* output,
-                             accumulate_t<scalar_t>* statistics, accumulate_t<scalar_t>* scratch,
-                             const ContrastProblem& p, cudaStream_t stream) {
+cudaError_t launch_contrast_norm(const scalar_t* input, scalar_t* output,
+                                 accumulate_t<scalar_t>* statistics,
+                                 accumulate_t<scalar_t>* scratch, const ContrastProblem& p,
+                                 cudaStream_t stream) {
   return ContrastCall<scalar_t>(p, input, nullptr, output, statistics, scratch, stream).run();
 }
 
-// The statistics are those of the forward, and are only read.
 template <typename scalar_t>
-cudaError_t contrast_backward(const scalar_t* grad_output, const scalar_t* input,
-                              const accumulate_t<scalar_t>* statistics, scalar_t* grad_input,
-                              accumulate_t<scalar_t>* scratch, const ContrastProblem& p,
-                              cudaStream_t stream) {
+cudaError_t launch_contrast_norm_backward(const scalar_t* grad_output, const scalar_t* input,
+                                          const accumulate_t<scalar_t>* statistics,
+                                          scalar_t* grad_input, accumulate_t<scalar_t>* scratch,
+                                          const ContrastProblem& p, cudaStream_t stream) {
   return ContrastCall<scalar_t>(p, input, grad_output, grad_input,
                                 const_cast<accumulate_t<scalar_t>*>(statistics), scratch, stream)
       .run();

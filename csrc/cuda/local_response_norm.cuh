@@ -11,9 +11,11 @@
 //         neighbouring maps of one pixel, 16 bytes. The maps around its own come from the packs
 //         beside it, by the first-level cache; the ratios around, from the threads beside it, by
 //         shared memory.
-// tiles   All else (local_response_norm_tiles.cuh).
+// tiles   All else, 16 bytes at a time too where pixels or maps fill packs
+//         (local_response_norm_tiles.cuh).
 #pragma once
 
+#include "cuda/local_response_norm.h"
 #include "cuda/local_response_norm_tiles.cuh"
 #include "cuda/pack.cuh"
 
@@ -143,8 +145,14 @@ inline int reach_of_packs(const ResponseNorm& p, int pack) {
 }
 
 template <typename scalar_t>
-cudaError_t response_norm_forward(const scalar_t* input, scalar_t* output, const ResponseNorm& p,
-                                  cudaStream_t stream) {
+bool response_norm_fits(const ResponseNorm& p, bool backward) {
+  Tiles tiles;
+  return response_tiles_of(p, 1, sizeof(accumulate_t<scalar_t>), backward, tiles);
+}
+
+template <typename scalar_t>
+cudaError_t launch_response_norm(const scalar_t* input, scalar_t* output, const ResponseNorm& p,
+                                 cudaStream_t stream) {
   constexpr int kCount = kPack<scalar_t>;
   const auto constants = response_constants<accumulate_t<scalar_t>>(p);
   const int64_t image = p.maps * p.pixels();
@@ -165,9 +173,9 @@ cudaError_t response_norm_forward(const scalar_t* input, scalar_t* output, const
 }
 
 template <typename scalar_t>
-cudaError_t response_norm_backward(const scalar_t* grad_output, const scalar_t* input,
-                                   scalar_t* grad_input, const ResponseNorm& p,
-                                   cudaStream_t stream) {
+cudaError_t launch_response_norm_backward(const scalar_t* grad_output, const scalar_t* input,
+                                          scalar_t* grad_input, const ResponseNorm& p,
+                                          cudaStream_t stream) {
   constexpr int kCount = kPack<scalar_t>;
   const auto constants = response_constants<accumulate_t<scalar_t>>(p);
   const int64_t image = p.maps * p.pixels();

@@ -10,7 +10,9 @@
 //
 // A block makes one tile of one image. It loads x with what the windows reach around the tile,
 // which the second-level cache holds from the neighbour's load, and sums over rows, then columns.
-// tiles.cuh maps threads to elements.
+// Where lanes fill packs and addresses are aligned, a thread moves 16 bytes of them at a time: the
+// contiguous format across maps, if the pixels of a map fill packs (13 x 13 do not, 56 x 56 do),
+// and channels_last within maps. Else one element. tiles.cuh maps threads to elements.
 #pragma once
 
 #include <cmath>
@@ -70,7 +72,33 @@ __device__ __forceinline__ acc_t sum_of_squares(const acc_t* values, int count, 
   return sum;
 }
 
-template <typename scalar_t>
+// kCount neighbouring elements of x, where the tile has any, into shared memory.
+template <int kCount, typename scalar_t>
+__device__ __forceinline__ void load_elements(const scalar_t* image, int at,
+                                              accumulate_t<scalar_t>* to) {
+  using acc_t = accumulate_t<scalar_t>;
+  Pack<scalar_t, kCount> pack{};
+  if (at >= 0) pack = load_pack<kCount>(image + at);
+  acc_t values[kCount];
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) values[i] = to_acc(pack.lane[i]);
+  store_neighbours<kCount>(to, values);
+}
+
+// sums[k] = sum of `count` values from values[k] on, `step` apart
+template <int kCount, typename acc_t>
+__device__ __forceinline__ void sums_of(const acc_t* values, int count, int step,
+                                        acc_t (&sums)[kCount]) {
+  for (int k = 0; k < kCount; ++k) sums[k] = 0;
+  for (int i = 0; i < count; ++i) {
+    acc_t more[kCount];
+    load_neighbours<kCount>(values + i * step, more);
+#pragma unroll
+    for (int k = 0; k < kCount; ++k) sums[k] += more[k];
+  }
+}
+
+template <typename scalar_t, int kCount>
 __global__ void __launch_bounds__(kThreads)
     response_norm_tile_forward_kernel(const scalar_t* input, scalar_t* output, Tiles t,
                                       ResponseConstants<accumulate_t<scalar_t>> constants) {
@@ -84,26 +112,32 @@ __global__ void __launch_bounds__(kThreads)
   const int image = corner.image * t.image_elements();
 
   const int before_x = t.columns.before << t.lane_bits;
-  for_tile(t.rows.tile + reach_y, pitch, [&](int row, int run) {
+  for_tile_packs<kCount>(t.rows.tile + reach_y, pitch, [&](int row, int run) {
     const int at = corner.element(t, row - t.rows.before, run - before_x);
-    x[row * pitch + run] = at < 0 ? acc_t(0) : to_acc(input[image + at]);
+    load_elements<kCount>(input + image, at, x + row * pitch + run);
   });
   __syncthreads();
   for_tile(t.rows.tile, pitch, [&](int row, int run) {
     columns[row * pitch + run] = sum_of_squares(x + row * pitch + run, t.rows.taps(), pitch);
   });
   __syncthreads();
-  for_tile(t.rows.tile, t.pitch(0), [&](int row, int run) {
+  for_tile_packs<kCount>(t.rows.tile, t.pitch(0), [&](int row, int run) {
     const int at = corner.element(t, row, run);
     if (at < 0) return;
-    const acc_t sum = sum_of(columns + row * pitch + run, t.columns.taps(), lane_step);
-    const acc_t own = x[(row + t.rows.before) * pitch + run + before_x];
-    from_acc(own / constants.power_of(constants.scale(sum)), output[image + at]);
+    acc_t sums[kCount], own[kCount];
+    sums_of<kCount>(columns + row * pitch + run, t.columns.taps(), lane_step, sums);
+    load_neighbours<kCount>(x + (row + t.rows.before) * pitch + run + before_x, own);
+    Pack<scalar_t, kCount> result;
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      from_acc(own[i] / constants.power_of(constants.scale(sums[i])), result.lane[i]);
+    }
+    store_pack(output + image + at, result);
   });
 }
 
 // Element i needs the ratios of [i - after, i + before], and those the x of [i - reach, i + reach].
-template <typename scalar_t>
+template <typename scalar_t, int kCount>
 __global__ void __launch_bounds__(kThreads)
     response_norm_tile_backward_kernel(const scalar_t* grad_output, const scalar_t* input,
                                        scalar_t* grad_input, Tiles t,
@@ -119,9 +153,9 @@ __global__ void __launch_bounds__(kThreads)
   const TileCorner corner(t);
   const int image = corner.image * t.image_elements();
 
-  for_tile(t.rows.tile + 2 * reach_y, wide, [&](int row, int run) {
+  for_tile_packs<kCount>(t.rows.tile + 2 * reach_y, wide, [&](int row, int run) {
     const int at = corner.element(t, row - reach_y, run - (reach_x << t.lane_bits));
-    x[row * wide + run] = at < 0 ? acc_t(0) : to_acc(input[image + at]);
+    load_elements<kCount>(input + image, at, x + row * wide + run);
   });
   __syncthreads();
   for_tile(t.rows.tile + reach_y, wide, [&](int row, int run) {
@@ -129,19 +163,25 @@ __global__ void __launch_bounds__(kThreads)
   });
   __syncthreads();
   const int before_x = t.columns.before << t.lane_bits, after_x = t.columns.after << t.lane_bits;
-  for_tile(t.rows.tile + reach_y, middle, [&](int row, int run) {
+  for_tile_packs<kCount>(t.rows.tile + reach_y, middle, [&](int row, int run) {
     const int tile_row = row - t.rows.after, tile_run = run - after_x;
     const int at = corner.element(t, tile_row, tile_run);
-    acc_t quotient = 0, ratio = 0;
+    acc_t quotient[kCount] = {}, ratio[kCount] = {};
     if (at >= 0) {
-      const acc_t sum = sum_of(columns + row * wide + run, t.columns.taps(), lane_step);
-      const acc_t scale = constants.scale(sum);
-      quotient = to_acc(grad_output[image + at]) / constants.power_of(scale);
-      ratio = quotient * x[(row + t.rows.before) * wide + run + before_x] / scale;
+      acc_t sums[kCount], own[kCount];
+      sums_of<kCount>(columns + row * wide + run, t.columns.taps(), lane_step, sums);
+      load_neighbours<kCount>(x + (row + t.rows.before) * wide + run + before_x, own);
+      const auto g = load_pack<kCount>(grad_output + image + at);
+#pragma unroll
+      for (int i = 0; i < kCount; ++i) {
+        const acc_t scale = constants.scale(sums[i]);
+        quotient[i] = to_acc(g.lane[i]) / constants.power_of(scale);
+        ratio[i] = quotient[i] * own[i] / scale;
+      }
     }
-    ratios[row * middle + run] = ratio;
+    store_neighbours<kCount>(ratios + row * middle + run, ratio);
     if (tile_row >= 0 && tile_row < t.rows.tile && tile_run >= 0 && tile_run < narrow) {
-      direct[tile_row * narrow + tile_run] = quotient;
+      store_neighbours<kCount>(direct + tile_row * narrow + tile_run, quotient);
     }
   });
   __syncthreads();
@@ -149,12 +189,19 @@ __global__ void __launch_bounds__(kThreads)
     columns[row * middle + run] = sum_of(ratios + row * middle + run, t.rows.taps(), middle);
   });
   __syncthreads();
-  for_tile(t.rows.tile, narrow, [&](int row, int run) {
+  for_tile_packs<kCount>(t.rows.tile, narrow, [&](int row, int run) {
     const int at = corner.element(t, row, run);
     if (at < 0) return;
-    const acc_t sum = sum_of(columns + row * middle + run, t.columns.taps(), lane_step);
-    const acc_t own = x[(row + reach_y) * wide + run + (reach_x << t.lane_bits)];
-    from_acc(direct[row * narrow + run] + constants.factor * own * sum, grad_input[image + at]);
+    acc_t sums[kCount], own[kCount], quotient[kCount];
+    sums_of<kCount>(columns + row * middle + run, t.columns.taps(), lane_step, sums);
+    load_neighbours<kCount>(x + (row + reach_y) * wide + run + (reach_x << t.lane_bits), own);
+    load_neighbours<kCount>(direct + row * narrow + run, quotient);
+    Pack<scalar_t, kCount> result;
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      from_acc(quotient[i] + constants.factor * own[i] * sums[i], result.lane[i]);
+    }
+    store_pack(grad_input + image + at, result);
   });
 }
 
@@ -198,9 +245,13 @@ cudaError_t response_norm_forward_by_tiles(const scalar_t* input, scalar_t* outp
   using acc_t = accumulate_t<scalar_t>;
   Tiles t;
   if (!response_tiles_of(p, batch, sizeof(acc_t), false, t)) return cudaErrorInvalidValue;
-  return launch_tiles(response_norm_tile_forward_kernel<scalar_t>, t,
-                      response_forward_elements(t) * sizeof(acc_t), stream, input, output, t,
-                      response_constants<acc_t>(p));
+  constexpr int kCount = kPack<scalar_t>;
+  const bool packed =
+      t.has_packs(kCount) && fits_packs<kCount>(input) && fits_packs<kCount>(output);
+  const auto kernel = packed ? response_norm_tile_forward_kernel<scalar_t, kCount>
+                             : response_norm_tile_forward_kernel<scalar_t, 1>;
+  return launch_tiles(kernel, t, response_forward_elements(t) * sizeof(acc_t), stream, input,
+                      output, t, response_constants<acc_t>(p));
 }
 
 template <typename scalar_t>
@@ -210,9 +261,13 @@ cudaError_t response_norm_backward_by_tiles(const scalar_t* grad_output, const s
   using acc_t = accumulate_t<scalar_t>;
   Tiles t;
   if (!response_tiles_of(p, batch, sizeof(acc_t), true, t)) return cudaErrorInvalidValue;
-  return launch_tiles(response_norm_tile_backward_kernel<scalar_t>, t,
-                      response_backward_elements(t) * sizeof(acc_t), stream, grad_output, input,
-                      grad_input, t, response_constants<acc_t>(p));
+  constexpr int kCount = kPack<scalar_t>;
+  const bool packed = t.has_packs(kCount) && fits_packs<kCount>(grad_output) &&
+                      fits_packs<kCount>(input) && fits_packs<kCount>(grad_input);
+  const auto kernel = packed ? response_norm_tile_backward_kernel<scalar_t, kCount>
+                             : response_norm_tile_backward_kernel<scalar_t, 1>;
+  return launch_tiles(kernel, t, response_backward_elements(t) * sizeof(acc_t), stream, grad_output,
+                      input, grad_input, t, response_constants<acc_t>(p));
 }
 
 }  // namespace fastconv

@@ -10,6 +10,7 @@
 
 #include <limits>
 
+#include "cuda/max_pool2d.h"
 #include "cuda/pool2d.cuh"
 
 namespace fastconv {

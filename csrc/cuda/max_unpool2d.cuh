@@ -11,6 +11,7 @@
 // first-level cache), the unpooled map once.
 #pragma once
 
+#include "cuda/max_unpool2d.h"
 #include "cuda/pool2d.cuh"
 
 namespace fastconv {

@@ -1,52 +1,8 @@
-#include <torch/csrc/stable/library.h>
-
-#include <tuple>
-
-#include "cuda/device.h"
 #include "cuda/maxout.cuh"
-#include "glue/dispatch.h"
-#include "glue/maxout.h"
 
 namespace fastconv {
 
-static std::tuple<Tensor, Tensor> maxout(const Tensor& input, int64_t pool_size, int64_t stride) {
-  const char* op = "maxout";
-  const Maxout p = maxout_forward_of(op, input, pool_size, stride);
-  check_image_size(op, "input", p.maps.input * p.pixels);
-
-  const CudaCall call(op, input);
-  const MemoryFormat format = memory_format_of(input);
-  const Tensor x = contiguous_as(input, format);
-  const std::vector<int64_t> sizes{p.batch, p.maps.output, x.size(2), x.size(3)};
-  Tensor output = new_tensor(x, sizes, x.scalar_type(), format);
-  Tensor switches = new_tensor(x, sizes, ScalarType::Byte, format);
-  FASTCONV_DISPATCH_FLOATING(
-      x.scalar_type(), call.check(launch_maxout(data<scalar_t>(x), mutable_data<scalar_t>(output),
-                                                mutable_data<uint8_t>(switches), p, call.stream())))
-  return {output, switches};
-}
-
-static Tensor maxout_backward(const Tensor& grad_output, const Tensor& switches, int64_t maps,
-                              bool channels_last, int64_t pool_size, int64_t stride) {
-  const char* op = "maxout_backward";
-  const Maxout p =
-      maxout_backward_of(op, grad_output, switches, maps, channels_last, pool_size, stride);
-  check_image_size(op, "input", p.maps.input * p.pixels);
-
-  const CudaCall call(op, grad_output);
-  const MemoryFormat format = memory_format_of(channels_last);
-  const Tensor g = contiguous_as(grad_output, format), sw = contiguous_as(switches, format);
-  Tensor grad_input = new_tensor(g, {p.batch, maps, g.size(2), g.size(3)}, g.scalar_type(), format);
-  FASTCONV_DISPATCH_FLOATING(
-      g.scalar_type(),
-      call.check(launch_maxout_backward(data<scalar_t>(g), data<uint8_t>(sw),
-                                        mutable_data<scalar_t>(grad_input), p, call.stream())))
-  return grad_input;
-}
-
-STABLE_TORCH_LIBRARY_IMPL(fastconv, CUDA, m) {
-  m.impl("maxout", TORCH_BOX(&maxout));
-  m.impl("maxout_backward", TORCH_BOX(&maxout_backward));
-}
+FASTCONV_FOR_EACH_DTYPE(launch_maxout)
+FASTCONV_FOR_EACH_DTYPE(launch_maxout_backward)
 
 }  // namespace fastconv

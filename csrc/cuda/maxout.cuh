@@ -4,14 +4,18 @@
 // The first of equal maxima is recorded; a NaN is larger than everything, and the last NaN of a
 // group is the one recorded: max_pool2d's rules.
 //
-// Maps first: one thread makes kCount pixels of one map, 16 bytes where the pixels and the
-// addresses allow. Maps last: one thread makes one element, and neighbours read neighbouring
-// groups. Bytes moved: each tensor once; groups that overlap meet in the first-level cache.
+//   maps first   one thread makes kCount pixels of one map, 16 bytes where the pixels and the
+//                addresses allow
+//   maps last    where groups stand side by side and cover all maps, all of memory is one group
+//                after another: one thread takes a pack of 16 bytes of groups, whose maps are
+//                pool_size packs. Else one thread makes one element.
+//
+// Bytes moved: each tensor once; groups that overlap meet in the first-level cache.
 #pragma once
 
 #include <limits>
 
-#include "core/maxout.h"
+#include "cuda/maxout.h"
 #include "cuda/pack.cuh"
 
 namespace fastconv {
@@ -93,9 +97,86 @@ __global__ void __launch_bounds__(kThreads, 4)
   store_pack(grad_input + maxout_at(o, p, p.maps.input, o.map), result);
 }
 
+// ---- Groups side by side ----
+
+// Drops the first element and puts one at the end: registers cannot be indexed.
+template <typename T, int kCount>
+__device__ __forceinline__ void append(Pack<T, kCount>& pack, T value) {
+#pragma unroll
+  for (int i = 0; i + 1 < kCount; ++i) pack.lane[i] = pack.lane[i + 1];
+  pack.lane[kCount - 1] = value;
+}
+
+// item: a pack of groups.
+template <typename scalar_t>
+__global__ void __launch_bounds__(kThreads, 4)
+    maxout_side_by_side_forward_kernel(const scalar_t* input, scalar_t* output, uint8_t* switches,
+                                       int pool_size, int items) {
+  using acc_t = accumulate_t<scalar_t>;
+  constexpr int kCount = kPack<scalar_t>;
+  const int item = int(blockIdx.x) * kThreads + int(threadIdx.x);
+  if (item >= items) return;
+  Pack<scalar_t, kCount> maxima{};
+  Pack<uint8_t, kCount> positions{};
+  acc_t best = -std::numeric_limits<acc_t>::infinity();
+  int which = 0, j = 0;
+  for (int k = 0; k < pool_size; ++k) {
+    const auto values = load_pack<kCount>(input + (item * pool_size + k) * kCount);
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      const acc_t value = to_acc(values.lane[i]);
+      const bool better = value > best || value != value;
+      best = better ? value : best;
+      which = better ? j : which;
+      if (++j < pool_size) continue;
+      scalar_t maximum;
+      from_acc(best, maximum);
+      append(maxima, maximum);
+      append(positions, uint8_t(which));
+      best = -std::numeric_limits<acc_t>::infinity();
+      which = j = 0;
+    }
+  }
+  store_pack(output + item * kCount, maxima);
+  store_pack(switches + item * kCount, positions);
+}
+
+template <typename scalar_t>
+__global__ void __launch_bounds__(kThreads, 4)
+    maxout_side_by_side_backward_kernel(const scalar_t* grad_output, const uint8_t* switches,
+                                        scalar_t* grad_input, int pool_size, int items) {
+  constexpr int kCount = kPack<scalar_t>;
+  const int item = int(blockIdx.x) * kThreads + int(threadIdx.x);
+  if (item >= items) return;
+  auto grad = load_pack<kCount>(grad_output + item * kCount);
+  auto which = load_pack<kCount>(switches + item * kCount);
+  int j = 0;
+  for (int k = 0; k < pool_size; ++k) {
+    Pack<scalar_t, kCount> result{};
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      if (which.lane[0] == j) result.lane[i] = grad.lane[0];
+      if (++j < pool_size) continue;
+      append(grad, scalar_t{});
+      append(which, uint8_t(0));
+      j = 0;
+    }
+    store_pack(grad_input + (item * pool_size + k) * kCount, result);
+  }
+}
+
+// ---- Launchers ----
+
 template <int kCount, typename... T>
 bool maxout_moves_packs(const Maxout& p, const T*... pointers) {
   return !p.maps_last && p.pixels % kCount == 0 && (fits_packs<kCount>(pointers) && ...);
+}
+
+// `groups`: of all pixels.
+template <int kCount, typename... T>
+bool maxout_is_side_by_side(const Maxout& p, int64_t groups, const T*... pointers) {
+  return p.maps_last && p.maps.input == p.maps.output * p.maps.kernel && groups % kCount == 0 &&
+         (fits_packs<kCount>(pointers) && ...);
 }
 
 template <typename scalar_t>
@@ -107,8 +188,13 @@ cudaError_t launch_maxout(const scalar_t* input, scalar_t* output, uint8_t* swit
     const scalar_t* x = input + first * in_image;
     scalar_t* y = output + first * out_image;
     uint8_t* z = switches + first * out_image;
+    const int64_t groups = count * out_image;
+    if (maxout_is_side_by_side<kCount>(p, groups, x, y, z)) {
+      return launch(maxout_side_by_side_forward_kernel<scalar_t>, blocks_for(groups / kCount),
+                    dim3(kThreads), 0, stream, x, y, z, int(p.maps.kernel), int(groups / kCount));
+    }
     const bool packed = maxout_moves_packs<kCount>(p, x, y, z);
-    const int items = int(count * out_image / (packed ? kCount : 1));
+    const int items = int(groups / (packed ? kCount : 1));
     const auto kernel =
         packed ? maxout_forward_kernel<scalar_t, kCount> : maxout_forward_kernel<scalar_t, 1>;
     return launch(kernel, blocks_for(items), dim3(kThreads), 0, stream, x, y, z, narrow(p), items);
@@ -124,6 +210,11 @@ cudaError_t launch_maxout_backward(const scalar_t* grad_output, const uint8_t* s
     const scalar_t* g = grad_output + first * out_image;
     const uint8_t* z = switches + first * out_image;
     scalar_t* y = grad_input + first * in_image;
+    const int64_t groups = count * out_image;
+    if (maxout_is_side_by_side<kCount>(p, groups, g, z, y)) {
+      return launch(maxout_side_by_side_backward_kernel<scalar_t>, blocks_for(groups / kCount),
+                    dim3(kThreads), 0, stream, g, z, y, int(p.maps.kernel), int(groups / kCount));
+    }
     const bool packed = maxout_moves_packs<kCount>(p, g, z, y);
     const int items = int(count * in_image / (packed ? kCount : 1));
     const auto kernel =

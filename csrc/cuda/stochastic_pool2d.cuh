@@ -16,6 +16,7 @@
 #include "core/philox.h"
 #include "core/stochastic_pool.h"
 #include "cuda/pool2d.cuh"
+#include "cuda/stochastic_pool2d.h"
 
 namespace fastconv {
 

@@ -6,7 +6,7 @@
 #pragma once
 
 #include "core/window.h"
-#include "cuda/platform.cuh"
+#include "cuda/pack.cuh"
 
 namespace fastconv {
 
@@ -44,6 +44,9 @@ struct Tiles {
   FASTCONV_HOST_DEVICE int64_t area(int more_rows, int more_columns) const {
     return int64_t(rows.tile + more_rows) * pitch(more_columns);
   }
+
+  // Whether packs of so many lanes lie in the image, and in a tile, one after another.
+  bool has_packs(int count) const { return lanes % count == 0 && (1 << lane_bits) % count == 0; }
 
   // About `elements` in a tile, at most so many columns and lanes.
   void choose(int elements, int most_columns, int most_lanes) {
@@ -98,6 +101,38 @@ template <class F>
 __device__ __forceinline__ void for_tile(int rows, int pitch, const F& body) {
   for (int row = int(threadIdx.y); row < rows; row += kTileThreadsY) {
     for (int run = int(threadIdx.x); run < pitch; run += kTileThreadsX) body(row, run);
+  }
+}
+
+// body(row, first position in the row) for the packs of kCount elements of an array of the tile,
+// rows of whole packs one after another.
+template <int kCount, class F>
+__device__ __forceinline__ void for_tile_packs(int rows, int pitch, const F& body) {
+  if constexpr (kCount == 1) return for_tile(rows, pitch, body);
+  const int thread = int(threadIdx.y) * kTileThreadsX + int(threadIdx.x), packs = pitch / kCount;
+  for (int i = thread; i < rows * packs; i += kThreads) body(i / packs, i % packs * kCount);
+}
+
+// kCount neighbours in shared memory, 16 bytes at a time; kCount = 1: the one.
+template <int kCount, typename acc_t>
+__device__ __forceinline__ void load_neighbours(const acc_t* from, acc_t (&values)[kCount]) {
+  constexpr int kStep = kCount < kPack<acc_t> ? kCount : kPack<acc_t>;
+#pragma unroll
+  for (int i = 0; i < kCount; i += kStep) {
+    const auto pack = load_pack<kStep>(from + i);
+#pragma unroll
+    for (int k = 0; k < kStep; ++k) values[i + k] = pack.lane[k];
+  }
+}
+template <int kCount, typename acc_t>
+__device__ __forceinline__ void store_neighbours(acc_t* to, const acc_t (&values)[kCount]) {
+  constexpr int kStep = kCount < kPack<acc_t> ? kCount : kPack<acc_t>;
+#pragma unroll
+  for (int i = 0; i < kCount; i += kStep) {
+    Pack<acc_t, kStep> pack;
+#pragma unroll
+    for (int k = 0; k < kStep; ++k) pack.lane[k] = values[i + k];
+    store_pack(to + i, pack);
   }
 }
 

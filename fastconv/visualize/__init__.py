@@ -13,7 +13,8 @@ Functions take a model and tensors, and give arrays; what draws gives a matplotl
 """
 
 from fastconv._layers import features, main_layers
-from fastconv._receptive_field import receptive_field
+from fastconv._receptive_field import receptive_field, receptive_fields
+from fastconv.visualize.card import Card, CardRow, model_card
 from fastconv.visualize.deconvnet import Deconvnet, Projection
 from fastconv.visualize.diagnostics import (
     diagnose_activity,
@@ -44,6 +45,8 @@ from fastconv.visualize.pictures import (
 from fastconv.visualize.top_patches import patches, top_activations
 
 __all__ = [
+    "Card",
+    "CardRow",
     "Deconvnet",
     "Projection",
     "change",
@@ -67,11 +70,13 @@ __all__ = [
     "main_layers",
     "map_picture",
     "maps_picture",
+    "model_card",
     "occlusion",
     "parameter_scales",
     "patches",
     "pixel_picture",
     "receptive_field",
+    "receptive_fields",
     "response_figure",
     "save",
     "scales_figure",

@@ -23,6 +23,7 @@ from fastconv.visualize._html import Page
 
 # Steps that change colours alone; what is left of a pipeline shows the pixels that the model sees.
 _COLOUR_STEPS = (transforms.SubtractMean, transforms.Normalize, transforms.PCANoise)
+_COLOUR_STEPS += (transforms.Whiten, transforms.LocalContrast)
 _TRIES = 20  # images of a class that are looked at for one that the model gets right
 
 

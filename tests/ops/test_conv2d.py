@@ -206,7 +206,14 @@ def test_only_the_gradients_that_are_asked_for():
 
 @pytest.mark.parametrize("memory_format", FORMATS, ids=str)
 def test_threads_do_not_change_a_bit(memory_format):
-    for layer in ("many tiles", "alexnet conv2", "dilated stride", "folded", "blocks", "photograph"):
+    for layer in (
+        "many tiles",
+        "alexnet conv2",
+        "dilated stride",
+        "folded",
+        "blocks",
+        "photograph",
+    ):
         tensors, window = tensors_of(LAYERS[layer], torch.float32, memory_format)
         assert_same_for_all_thread_counts(
             lambda t=tensors, w=window: results(ours, *t, *w, relu=True)

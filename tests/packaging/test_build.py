@@ -91,6 +91,7 @@ def test_wheel_from_the_sdist_alone_works(wheel_build, tmp_path):
         names = archive.namelist()
         archive.extractall(tmp_path)
     assert any(re.fullmatch(r"fastconv/_C\..*\.so", n) for n in names)
+    assert "fastconv/presets/alexnet2012.yaml" in names
     assert not any(n.startswith(("csrc/", "tests/", "bench/", "build_support/")) for n in names)
     code = "import fastconv, torch; print(fastconv.max_pool2d(torch.arange(4.).view(1, 2, 2), 2))"
     result = subprocess.run(
@@ -151,8 +152,8 @@ def test_cuda_demanded_without_nvcc_names_the_remedy(build, monkeypatch):
 def test_default_architectures(build, monkeypatch):
     monkeypatch.delenv("TORCH_CUDA_ARCH_LIST", raising=False)
     labels, flags = build.cuda_architectures()
-    assert labels == ["sm_80", "sm_86", "sm_89", "sm_90a", "compute_90"]
-    assert flags[-1] == "-gencode=arch=compute_90,code=compute_90"
+    assert labels == ["sm_80", "compute_80", "sm_90a"]
+    assert flags[1] == "-gencode=arch=compute_80,code=compute_80"
 
 
 @pytest.mark.parametrize(
@@ -162,6 +163,7 @@ def test_default_architectures(build, monkeypatch):
         ("7.5 8.6+PTX", ["sm_75", "sm_86", "compute_86"]),
         ("9.0a", ["sm_90a"]),
         ("12.0+PTX", ["sm_120", "compute_120"]),
+        ("9.0a;9.0+PTX", ["sm_90a", "compute_90"]),
     ],
 )
 def test_architecture_list(build, monkeypatch, wish, labels):

@@ -26,6 +26,7 @@ SMALL = {
     "one column": ((2, 2, 40, 1), 9, 0.7),
     "one element": ((1, 1, 1, 1), 3, 1.0),
     "one tap": ((1, 4, 6, 5), 1, 1.0),
+    "beyond shared memory": ((1, 2, 57, 56), 115, 20.0),
 }
 
 

@@ -22,6 +22,9 @@ CASES = {
     "window wider than the maps": ((2, 24, 5, 3), (51, 0.3, 0.3, 1.0), False),
     "one pixel": ((3, 64, 1, 1), (5, 0.7, 0.75, 1.0), False),
     "maps over several tiles": ((1, 290, 2, 37), (9, 0.2, 0.75, 1.0), False),
+    "pixels in packs": ((2, 67, 6, 8), (5, 0.2, 0.75, 2.0), False),
+    "pixels in packs, even window": ((1, 21, 9, 8), (4, 0.7, 0.6, 1.0), False),
+    "within, maps in packs": ((1, 24, 11, 19), (5, 0.2, 0.75, 1.0), True),
     "within": ((2, 9, 23, 19), (3, 0.2, 0.75, 1.0), True),
     "within, even, any power": ((1, 5, 13, 70), (4, 0.1, -0.6, 1.0), True),
     "within, wider than the map": ((2, 3, 6, 5), (21, 0.02, 0.75, 1.0), True),
@@ -73,15 +76,18 @@ def test_matches_definition(case, last):
 
 @LAYOUTS
 @pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
-@pytest.mark.parametrize("case", ["alexnet", "window of 9, power 1", "odd maps", "within"])
+@pytest.mark.parametrize(
+    "case",
+    ["alexnet", "window of 9, power 1", "odd maps", "pixels in packs", "within, maps in packs"],
+)
 def test_other_dtypes(case, dtype, last):
     assert_matches_definition(CASES[case], dtype, last)
 
 
 @LAYOUTS
-@pytest.mark.parametrize("case", [CASES["alexnet"], CASES["within"]], ids=["across", "within"])
+@pytest.mark.parametrize("case", ["alexnet", "pixels in packs", "within, maps in packs"])
 def test_misaligned(case, last):
-    assert_matches_definition(case, torch.float32, last, misaligned=True)
+    assert_matches_definition(CASES[case], torch.float32, last, misaligned=True)
 
 
 @LAYOUTS

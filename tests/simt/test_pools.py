@@ -212,7 +212,14 @@ def test_means_of_large_windows(stride, last):
 @EVERY_DTYPE
 @pytest.mark.parametrize(
     ("shape", "pool_size", "stride"),
-    [((2, 8, 4, 8), 2, 2), ((3, 17, 7, 9), 3, 2), ((1, 5, 1, 1), 5, 1), ((2, 6, 3, 8), 1, 1)],
+    [
+        ((2, 8, 4, 8), 2, 2),
+        ((3, 17, 7, 9), 3, 2),
+        ((1, 5, 1, 1), 5, 1),
+        ((2, 6, 3, 8), 1, 1),
+        ((3, 24, 31, 8), 3, 3),  # several blocks of packs of groups
+        ((1, 10, 3, 1), 5, 5),  # fewer groups than a pack
+    ],
 )
 def test_maxout(shape, pool_size, stride, dtype, last):
     n, maps, h, w = shape

@@ -18,9 +18,9 @@ int main() {
       const ResponseNorm p = problem_of(r);
       const auto first = r.pointer<const scalar_t>(0);
       if (r.entry == "forward") {
-        return response_norm_forward(first, r.pointer<scalar_t>(1), p, nullptr);
+        return launch_response_norm(first, r.pointer<scalar_t>(1), p, nullptr);
       }
-      return response_norm_backward(first, r.pointer<const scalar_t>(1), r.pointer<scalar_t>(2), p,
+      return launch_response_norm_backward(first, r.pointer<const scalar_t>(1), r.pointer<scalar_t>(2), p,
                                     nullptr);
     });
   });

@@ -34,7 +34,7 @@ static cudaError_t run(const simt::Request& r) {
                                           ordered.get(), nullptr);
   }
   const int splits = int(v.at(20));
-  const auto partial = scratch<accumulate_t<scalar_t>>(splits * p.tile_weights());
+  const auto partial = scratch<accumulate_t<scalar_t>>(splits * p.tiles() * p.tile_weights());
   return launch_tiled_conv2d_weight_grad(cores, a, b, r.pointer<scalar_t>(2), p, last,
                                          partial.get(), splits, nullptr);
 }
