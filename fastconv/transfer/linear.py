@@ -14,7 +14,7 @@ import numpy as np
 
 CLASSIFIERS = ("svm", "softmax")
 # Of features whose mean squared length is 1.
-_PENALTIES = {"svm": (0.1, 1.0, 10.0, 100.0), "softmax": (1.0, 10.0, 100.0, 1000.0)}
+_PENALTIES = {"svm": (0.1, 1.0, 10.0, 100.0), "softmax": (1.0, 10.0, 100.0)}
 _FOLDS = 3
 
 
@@ -213,7 +213,9 @@ def _fit(name: str, coordinates: np.ndarray, targets: np.ndarray, c: float) -> A
     if name == "svm":
         model = SVC(C=c, kernel="precomputed", cache_size=1000)
         return model.fit(coordinates @ coordinates.T, targets)
-    model = LogisticRegression(C=c, tol=1e-3, max_iter=500)
+    # Of a mean squared length of 1 over thousands of dimensions, each gradient is small from the
+    # start: scikit-learn's own tolerance may stop before the first step.
+    model = LogisticRegression(C=c, tol=1e-5, max_iter=1000)
     return model.fit(coordinates.astype(np.float32), targets)  # half the time, the same answers
 
 

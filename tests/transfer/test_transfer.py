@@ -153,12 +153,21 @@ def test_accuracy_is_that_of_scikit_learns_own_classifiers_on_the_features(wide)
         model = (
             SVC(C=score.c, kernel="linear")
             if score.classifier == "svm"
-            else LogisticRegression(C=score.c, tol=1e-3, max_iter=500)
+            else LogisticRegression(C=score.c, tol=1e-6, max_iter=2000)
         )
         model.fit((features[train] - mean) / scale, targets[train])
         right = model.predict((features[test] - mean) / scale) == targets[test]
         expected = np.mean([right[targets[test] == c].mean() for c in range(10)])
         assert score.accuracy == pytest.approx(expected, abs=0.011)
+
+
+@pytest.mark.parametrize("dimensions", [300, 3000])
+def test_both_classifiers_learn_where_each_dimension_says_little(dimensions):
+    rng = np.random.default_rng(0)
+    targets = np.repeat(np.arange(20), 40)
+    features = rng.normal(size=(20, dimensions))[targets] + 5 * rng.normal(size=(800, dimensions))
+    scores = transfer.linear_accuracy(features, targets, per_class=30, splits=1)
+    assert all(score.accuracy > 0.5 for score in scores), scores
 
 
 def test_random_features_are_worth_nothing():
