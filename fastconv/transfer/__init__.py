@@ -18,13 +18,12 @@ from fastconv.transfer.features import (
     parse_layers,
     pixels,
 )
-from fastconv.transfer.fine_tuning import Chosen, fine_tune
+from fastconv.transfer.fine_tuning import fine_tune
 from fastconv.transfer.linear import CLASSIFIERS, Score, draw_splits, linear_accuracy
 
 __all__ = [
     "CLASSIFIERS",
     "AllImages",
-    "Chosen",
     "Score",
     "draw_splits",
     "extract",

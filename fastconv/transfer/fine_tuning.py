@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,6 @@ from torch.nn import functional as F
 
 from fastconv import data
 from fastconv._layers import device_of
-from fastconv.transfer.features import AllImages
 from fastconv.transfer.linear import class_accuracy
 
 MODES = ("top", "all", "scratch")
@@ -38,7 +37,8 @@ def fine_tune(
 
     Args:
         model: its last linear layer is replaced; it must have ``init_weights`` for "scratch".
-        train, test: `Chosen` images, with transforms for training and for evaluation.
+        train, test: data sets, with transforms for training and for evaluation; see
+            `fastconv.data.Subset`.
         mode: "top": the new layer learns, the others stay. "all": the others learn too, at a tenth
             of its rate. "scratch": the others start anew and learn at its rate.
         epochs, batch_size: of the training.
@@ -84,29 +84,6 @@ def fine_tune(
     return model.eval(), _accuracy(model, test, batch_size, workers)
 
 
-class Chosen:
-    """Some of the images of a data set, with targets and classes as they are there.
-
-    Args:
-        images: the data set.
-        indices: which.
-    """
-
-    def __init__(self, images: AllImages, indices: Sequence[int]):
-        self.images = images
-        self.indices = np.asarray(indices)
-        self.classes = images.classes
-        self.targets = images.targets[self.indices]
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, key: int | tuple[int, int]) -> Any:
-        index, *seed = key if isinstance(key, tuple) else (key,)
-        index = int(self.indices[index])
-        return self.images[(index, *seed) if seed else index]
-
-
 def _with_new_top(model: nn.Module, num_classes: int) -> tuple[nn.Module, nn.Linear]:
     names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     if not names:
@@ -127,4 +104,4 @@ def _accuracy(model: nn.Module, test: Any, batch_size: int, workers: int) -> flo
         model(images.to(device_of(model))).argmax(1).cpu()
         for images, _, _ in data.build_loader(test, None, batch_size, workers=workers)
     ]
-    return class_accuracy(torch.cat(guesses).numpy(), test.targets)
+    return class_accuracy(torch.cat(guesses).numpy(), np.asarray(test.targets))

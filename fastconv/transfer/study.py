@@ -16,7 +16,7 @@ from fastconv import _figures, data
 from fastconv._files import atomic_open
 from fastconv.run import Run
 from fastconv.transfer.features import extract, open_images, parse_layers, pixels
-from fastconv.transfer.fine_tuning import Chosen, fine_tune
+from fastconv.transfer.fine_tuning import fine_tune
 from fastconv.transfer.linear import CLASSIFIERS, Score, draw_splits, linear_accuracy
 
 FIELDS = ("features", "layer", "classifier", "per_class", "split", "accuracy", "c")
@@ -148,8 +148,8 @@ class Study:
             )
             _, accuracy = fine_tune(
                 self.run.model,
-                Chosen(open_images(self.source, transform), train),
-                Chosen(self.images, test),
+                data.Subset(open_images(self.source, transform), train),
+                data.Subset(self.images, test),
                 mode=mode,
                 epochs=options.epochs,
                 batch_size=options.batch_size,

@@ -12,7 +12,7 @@ from sklearn.svm import SVC
 from torch import nn
 
 import fastconv
-from fastconv import transfer
+from fastconv import data, transfer
 from fastconv.cli import main
 from fastconv.transfer import linear
 
@@ -131,8 +131,8 @@ def test_coordinates_keep_the_inner_products():
 
 @pytest.mark.parametrize("wide", [False, True])
 def test_accuracy_is_that_of_scikit_learns_own_classifiers_on_the_features(wide):
-    data = load_digits()
-    features, targets = data.data, data.target
+    digits = load_digits()
+    features, targets = digits.data, digits.target
     if wide:  # more dimensions than images
         lift = np.random.default_rng(1).normal(size=(64, 2500))
         features = features @ lift
@@ -182,7 +182,7 @@ def test_random_features_are_worth_nothing():
 
 def chosen(digits, per_class=20):
     ((train, test),) = transfer.draw_splits(digits.targets, per_class, 1, test_per_class=30)
-    return transfer.Chosen(digits, train), transfer.Chosen(digits, test)
+    return data.Subset(digits, train), data.Subset(digits, test)
 
 
 def test_the_top_alone_learns_or_all_do(digits_run, digits):
