@@ -1,6 +1,7 @@
-"""Time and memory of each page of ``fastconv visualize``, every page in a process of its own.
+r"""Time and memory of each page of ``fastconv visualize``, every page in a process of its own.
 
-    python bench/visualize_pages.py RUN [RUN...] --output FOLDER --csv FILE [-- FLAGS...]
+    python bench/visualize_pages.py RUN [RUN...] --output FOLDER --csv FILE [--pages NAME...] \
+        [-- FLAGS...]
 
 Seconds are wall clock with start-up, memory is the process's largest resident set. FLAGS go to
 ``fastconv visualize`` as they are.
@@ -41,6 +42,8 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", metavar="RUN")
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--csv", type=Path, required=True, metavar="FILE")
+    names = [name for name, *_ in PAGES]
+    parser.add_argument("--pages", nargs="+", choices=names, default=names, metavar="NAME")
     own = sys.argv[1:]
     flags = own[own.index("--") + 1 :] if "--" in own else []
     args = parser.parse_args(own[: own.index("--")] if "--" in own else own)
@@ -49,7 +52,7 @@ def main() -> None:
         writer = csv.writer(f, lineterminator="\n")
         writer.writerow(["run", "page", "seconds", "peak_mib"])
         for run in args.runs:
-            for page, *_ in PAGES:
+            for page in args.pages:
                 if page == "evolution" and not (Path(run) / "snapshots").is_dir():
                     continue
                 name = Path(run).name

@@ -1,8 +1,9 @@
-"""Swaps torch's layers for ours in a model that is there already."""
+"""Swaps torch's layers for ours in a model that is there already, and fuses neighbours."""
 
 from __future__ import annotations
 
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from fastconv import nn as fnn
 from fastconv.ops._arguments import pair
@@ -53,3 +54,62 @@ def _is_accepted(module: nn.Module) -> bool:
         height, width = pair("convert", "kernel_size", module.kernel_size)
         return height * width <= 256  # a switch is one byte
     return True
+
+
+def fuse(model: nn.Module) -> nn.Module:
+    """Let neighbours share a pass over memory, in place: for training and inference alike.
+
+    In every ``torch.nn.Sequential`` (the package's models are such):
+
+    - A ReLU behind one of our ``Conv2d`` moves into the convolution.
+    - A ReLU before a ``MaxPool2d`` moves behind it, where there are fewer elements: a maximum of
+      rectified values is the rectified maximum, and the gradient goes to the same place.
+
+    The results are the same numbers. What was a ReLU becomes ``torch.nn.Identity`` under the same
+    name, so parameters and ``state_dict`` keys stay as they are; but that stage's own output is no
+    longer the rectified one, so look inside a model (``fastconv visualize``, hooks) before fusing
+    it. ReLUs with hooks are left alone. Fusing twice changes nothing.
+
+    Args:
+        model: any module.
+
+    Returns:
+        The same model.
+    """
+    for sequence in model.modules():
+        if isinstance(sequence, nn.Sequential):
+            names = list(sequence._modules)
+            for name, after in zip(names, [*names[1:], None], strict=True):
+                if _is_plain_relu(sequence._modules[name]):
+                    before = names[names.index(name) - 1] if name != names[0] else None
+                    _fuse_relu(sequence._modules, before, name, after)
+    return model
+
+
+def _is_plain_relu(module: nn.Module) -> bool:
+    return type(module) is nn.ReLU and not (
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
+    )
+
+
+def _fuse_relu(stages: dict[str, nn.Module], before: str | None, relu: str, after: str | None):
+    pool = stages.get(after)
+    if isinstance(pool, nn.MaxPool2d) and not pool.return_indices:
+        stages[after] = _RectifiedMaxPool2d.of(pool)
+    elif isinstance(stages.get(before), fnn.Conv2d):
+        stages[before].activation = "relu"
+    else:
+        return
+    stages[relu] = nn.Identity()
+
+
+class _RectifiedMaxPool2d(fnn.MaxPool2d):
+    """Max pooling and then a ReLU, for `fuse`."""
+
+    @classmethod
+    def of(cls, pool: nn.MaxPool2d) -> nn.MaxPool2d:
+        pool.__class__ = cls
+        return pool
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.relu(super().forward(input))

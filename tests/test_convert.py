@@ -133,3 +133,32 @@ def test_our_own_models_convert_to_themselves(name):
     before = [type(m) for m in model.modules()]
     fastconv.convert(model)
     assert [type(m) for m in model.modules()] == before
+
+
+@pytest.mark.parametrize("name", ["alexnet", "zfnet", "caffenet"])
+def test_fused_models_compute_the_same(name):
+    torch.manual_seed(0)
+    model = fastconv.create_model(name, num_classes=5, init="he").eval()
+    fused = fastconv.fuse(copy.deepcopy(model))
+    assert list(fused.state_dict()) == list(model.state_dict())
+    assert sum(isinstance(m, nn.ReLU) for m in fused.modules()) == 2  # of fc6 and fc7
+    x = sample(2, 3, 112, 112)
+    results = []
+    for net in (model, fused, fastconv.fuse(fused)):
+        output = net(x)
+        results.append((output, *torch.autograd.grad(output.square().sum(), net.parameters())))
+    for others in zip(*results, strict=True):
+        for other in others[1:]:
+            torch.testing.assert_close(other, others[0], rtol=1e-5, atol=1e-6)
+
+
+def test_fuse_leaves_alone_what_it_must():
+    hooked = nn.ReLU()
+    hooked.register_forward_hook(lambda *_: None)
+    net = nn.Sequential(
+        *(nn.ReLU(), fastconv.nn.Conv2d(3, 4, 3), hooked, nn.Conv2d(4, 4, 3), nn.ReLU()),
+        *(nn.MaxPool2d(2, return_indices=True),),
+    )
+    kinds = [type(m) for m in net]
+    assert [type(m) for m in fastconv.fuse(net)] == kinds
+    assert net[1].activation == "none"

@@ -14,6 +14,7 @@
 #include <optional>
 #include <vector>
 
+#include "cpu/conv2d_few_channels.h"
 #include "cpu/conv2d_product.h"
 #include "cpu/conv2d_winograd.h"
 #include "glue/conv2d.h"
@@ -33,7 +34,10 @@ static Tensor conv2d(const Tensor& input, const Tensor& weight, std::optional<Te
   if (bias) bias = contiguous_as(*bias, MemoryFormat::Contiguous);
   Tensor output =
       new_tensor(input, conv2d_output_sizes(p), input.scalar_type(), memory_format_of(input));
-  if (winograd_forward(p, input, weight, bias, relu, output)) return output;
+  if (winograd_forward(p, input, weight, bias, relu, output) ||
+      few_channels_forward(p, input, weight, bias, relu, output)) {
+    return output;
+  }
 
   // Packing the weights is quick where the channels are adjacent.
   const Tensor w = contiguous_as(weight, MemoryFormat::ChannelsLast);
@@ -114,7 +118,10 @@ static Tensor conv2d_weight_grad(const Tensor& grad_output, const Tensor& input,
   Tensor grad_weight =
       new_tensor(grad_output, weight_size, grad_output.scalar_type(),
                  channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
-  if (winograd_weight_grad(p, grad_output, input, grad_weight)) return grad_weight;
+  if (winograd_weight_grad(p, grad_output, input, grad_weight) ||
+      few_channels_weight_grad(p, grad_output, input, grad_weight)) {
+    return grad_weight;
+  }
 
   Product product{};
   product.rows = {channel_axis(p.out_channels),

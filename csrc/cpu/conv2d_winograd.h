@@ -40,7 +40,7 @@ inline Filter filter_of(const Tensor& weight, const Conv2d& p, bool turned) {
 inline bool winograd_pays(const Conv2d& p, const Filter& f) {
   if (p.h.dilation != 1 || p.w.dilation != 1) return false;
   constexpr double kPlain = 1.35;  // of a multiplication, packing and all
-  constexpr int64_t kFilter = 16, kInput = 5, kOutput = 3;
+  constexpr int64_t kFilter = 100, kInput = 5, kOutput = 3;
   const bool turned = f.turned;
   const int64_t sum =
       f.blocks(0) * f.blocks(1) * round_up(turned ? f.maps : f.folded_channels(), kWinogradChunk);
@@ -62,9 +62,11 @@ inline Tensor scratch(const Tensor& like, int64_t size) {
   return new_tensor(like, {size}, type, MemoryFormat::Contiguous);
 }
 
-inline Tensor fold(FoldedImage& image, const Tensor& source) {
-  image.depth = round_up(image.of.depth(), kWinogradChunk);
-  Tensor memory = scratch(source, image.size());
+// `beyond`: elements behind the image that a kernel may read, though not use.
+inline Tensor fold(FoldedImage& image, const Tensor& source, int64_t multiple = kWinogradChunk,
+                   int64_t beyond = 0) {
+  image.depth = round_up(image.of.depth(), multiple);
+  Tensor memory = scratch(source, image.size() + beyond);
   image.memory = memory.mutable_data_ptr();
   const int64_t row = image.cols * image.groups * image.depth;
   FASTCONV_DISPATCH_FLOATING(
@@ -90,14 +92,14 @@ inline int64_t tiles_together(const Winograd& p) {
 inline bool run_winograd(Winograd& p, const Tensor& input, const Tensor& weight) {
   const Tensor folded = fold(p.input, input);
   p.together = tiles_together(p);
-  const int64_t units = p.input.groups * p.sum(), columns = p.panels() * kWinogradPanel;
+  const int64_t columns = p.panels() * kWinogradPanel;
   const Tensor transformed =
       scratch(weight, p.input.groups * kWinogradElements * p.transformed_size());
   p.transformed = transformed.mutable_data_ptr();
   std::atomic<bool> finite{true};
   FASTCONV_DISPATCH_FLOATING(
       input.scalar_type(),
-      parallel_over(units, columns * kWinogradElements,
+      parallel_over(p.filter_units(), kWinogradChunk * kWinogradPanel * kWinogradElements,
                     [&](int64_t begin, int64_t end) {
                       FASTCONV_ISA_CALL(winograd_filters<scalar_t>(p, begin, end));
                     });

@@ -27,13 +27,13 @@ struct Gemm {
   static_assert(kVectors * (kRows + 1) + 1 <= kRegisters);
 };
 
-// The registers that hold a panel's sums: (row, vector of columns). A panel's last vectors may be
-// left out.
-template <typename acc_t, int kVectors = Gemm<acc_t>::kVectors>
+// The registers that hold a panel's sums: (row, vector of columns). A panel's last rows or vectors
+// may be left out.
+template <typename acc_t, int kVectors = Gemm<acc_t>::kVectors, int kRows = Gemm<acc_t>::kRows>
 struct PanelSums {
   using G = Gemm<acc_t>;
   static constexpr int kLanes = Vec<acc_t>::kLanes;
-  vec_t<acc_t> sum[G::kRows][kVectors] = {};
+  vec_t<acc_t> sum[kRows][kVectors] = {};
 
   // sum[i, j] += a[i * kRowStep] * b[j]
   template <int kRowStep>
@@ -42,7 +42,7 @@ struct PanelSums {
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) column[v] = load(b + v * kLanes);
 #pragma GCC unroll 16
-    for (int i = 0; i < G::kRows; ++i) {
+    for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 4
       for (int v = 0; v < kVectors; ++v) sum[i][v] += column[v] * a[i * kRowStep];
     }
@@ -52,7 +52,7 @@ struct PanelSums {
   template <bool kAdd>
   [[gnu::always_inline]] void store_to(acc_t* c) const {
 #pragma GCC unroll 16
-    for (int i = 0; i < G::kRows; ++i) {
+    for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 4
       for (int v = 0; v < kVectors; ++v) {
         acc_t* at = c + i * G::kCols + v * kLanes;

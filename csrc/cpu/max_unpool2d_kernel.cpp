@@ -67,17 +67,32 @@ static void unpool_row_channels_last(const scalar_t* pooled, const uint8_t* swit
     while (pw1 < p.w.output && p.w.start(pw1) <= w) ++pw1;
     while (pw0 < pw1 && p.w.start(pw0) + span <= w) ++pw0;
     const int count = find_covering(p, ph0, ph1, pw0, pw1, h, w, covering);
-    for_each_vector<acc_t>(p.channels, [&](int64_t c, auto n) {
-      vec_t<acc_t> sum{};
-      for (int i = 0; i < count; ++i) {
-        const int64_t at = covering[i].at + c;
-        const auto hit =
-            load_bytes_n<acc_t>(switches + at, n) == int_vec_t<acc_t>{} + covering[i].which;
-        const vec_t<acc_t> value = load_n(pooled + at, n);
-        sum = hit ? (overwrite ? value : sum + value) : sum;
-      }
-      store_n(sum, output + w * p.channels + c, n);
-    });
+    const auto gather = [&](auto windows) {  // a constant where it is a usual number
+      for_each_vector<acc_t>(p.channels, [&](int64_t c, auto n) {
+        vec_t<acc_t> sum{};
+        for (int i = 0; i < windows; ++i) {
+          const int64_t at = covering[i].at + c;
+          const auto hit =
+              load_bytes_n<acc_t>(switches + at, n) == int_vec_t<acc_t>{} + covering[i].which;
+          const vec_t<acc_t> value = load_n(pooled + at, n);
+          sum = hit ? (overwrite ? value : sum + value) : sum;
+        }
+        store_n(sum, output + w * p.channels + c, n);
+      });
+    };
+    switch (count) {
+      case 1:
+        gather(std::integral_constant<int, 1>());
+        break;
+      case 2:
+        gather(std::integral_constant<int, 2>());
+        break;
+      case 4:
+        gather(std::integral_constant<int, 4>());
+        break;
+      default:
+        gather(count);
+    }
   }
 }
 

@@ -198,6 +198,22 @@ static inline void transpose(vec_t<acc_t>* rows) {
   }
 }
 
+// Integer lanes of another width. Doubling or halving at a time, or GCC moves lane after lane.
+template <typename to_t, typename from_t>
+static inline to_t convert_lanes(from_t v) {
+  using lane_t = std::decay_t<decltype(v[0])>;
+  constexpr int kLanes = sizeof(from_t) / sizeof(lane_t);
+  constexpr size_t kTo = sizeof(to_t) / kLanes, kFrom = sizeof(lane_t);
+  if constexpr (kTo > 2 * kFrom || 2 * kTo < kFrom) {
+    constexpr size_t kNext = kTo > kFrom ? 2 * kFrom : kFrom / 2;
+    using int_t = std::conditional_t<kNext == 4, uint32_t, uint16_t>;
+    typedef int_t next_t __attribute__((vector_size(kLanes * kNext)));
+    return convert_lanes<to_t>(__builtin_convertvector(v, next_t));
+  } else {
+    return __builtin_convertvector(v, to_t);
+  }
+}
+
 // Switches: bytes in memory, integer lanes in registers.
 template <typename acc_t>
 static inline int_vec_t<acc_t> load_bytes_n(const uint8_t* p, int n) {
@@ -207,11 +223,11 @@ static inline int_vec_t<acc_t> load_bytes_n(const uint8_t* p, int n) {
   } else {
     memcpy(&bytes, p, n);
   }
-  return __builtin_convertvector(bytes, int_vec_t<acc_t>);
+  return convert_lanes<int_vec_t<acc_t>>(bytes);
 }
 template <typename acc_t>
 static inline void store_bytes_n(int_vec_t<acc_t> v, uint8_t* p, int n) {
-  const auto bytes = __builtin_convertvector(v, typename Vec<acc_t>::byte_type);
+  const auto bytes = convert_lanes<typename Vec<acc_t>::byte_type>(v);
   if (n == Vec<acc_t>::kLanes) {
     memcpy(p, &bytes, sizeof bytes);
   } else {

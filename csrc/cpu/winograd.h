@@ -85,6 +85,7 @@ struct Winograd {
   int64_t transformed_size() const {  // of an element
     return panels() * kWinogradPanel * sum() + kWinogradPad;
   }
+  int64_t filter_units() const { return input.groups * panels() * (sum() / kWinogradChunk); }
   int64_t units() const { return input.groups * ((all_tiles() + together - 1) / together); }
 };
 
@@ -115,7 +116,7 @@ FASTCONV_FOR_EACH_ISA(
     // Rows of all images.
     template <typename scalar_t>
     void winograd_fold(const FoldedImage& image, int64_t begin, int64_t end);
-    // Elements of all groups' sums.
+    // filter_units() of them.
     template <typename scalar_t>
     void winograd_filters(const Winograd& p, int64_t begin, int64_t end);
     // units() of them.

@@ -38,15 +38,31 @@ static void fold_pixels(const Folding& f, const scalar_t* from, int64_t count, i
   using acc_t = accumulate_t<scalar_t>;
   const int64_t next = f.step[1] * f.stride[3];
   if (f.stride[1] == 1) {
+    int64_t run = f.channels;
+    if (next == run && pitch == run) {  // all of them are one run
+      run *= count;
+      count = 1;
+    }
     for (int64_t i = 0; i < count; ++i, from += next, to += pitch) {
-      for_each_vector<acc_t>(f.channels,
+      for_each_vector<acc_t>(run,
                              [&](int64_t c, int n) { store_n(load_n(from + c, n), to + c, n); });
     }
     return;
   }
-  for (int64_t i = 0; i < count; ++i) {
-    for (int64_t c = 0; c < f.channels; ++c) {
-      to[i * pitch + c] = to_acc(from[i * next + c * f.stride[1]]);
+  constexpr int kLanes = kLanesOf<acc_t>;
+  for (int64_t c = 0; c < f.channels; c += kLanes) {
+    const int n = int(min_of(kLanes, f.channels - c));
+    int64_t i = 0;
+    for (; next == 1 && n == kLanes && i + kLanes <= count; i += kLanes) {
+      vec_t<acc_t> block[kLanes];
+      for (int l = 0; l < kLanes; ++l) block[l] = load(from + (c + l) * f.stride[1] + i);
+      transpose<acc_t>(block);
+      for (int l = 0; l < kLanes; ++l) store(block[l], to + (i + l) * pitch + c);
+    }
+    for (; i < count; ++i) {
+      for (int l = 0; l < n; ++l) {
+        to[i * pitch + c + l] = to_acc(from[i * next + (c + l) * f.stride[1]]);
+      }
     }
   }
 }
@@ -96,6 +112,24 @@ class BlockTaps {
     if (d < first || d >= end) move_to(d / f.channels);
     const int64_t start = o * f.stride[0] + (d - first) * f.stride[1];
     for (int i = 0; i < count; ++i) body(tap[i], start + offset[i]);
+  }
+
+  // The taps of n filters: lanes are neighbouring output channels, or neighbouring folded channels
+  // where the filter is turned.
+  template <typename scalar_t, int kLanes>
+  void load(const scalar_t* weight, int64_t o, int64_t d, int n,
+            accumulate_t<scalar_t> (*to)[kLanes]) {
+    const int64_t step = f.turned ? f.stride[1] : f.stride[0];
+    for (int l = 0; l < n;) {
+      const int64_t channel = f.turned ? d + l : d;
+      if (channel < first || channel >= end) move_to(channel / f.channels);
+      const int stop = f.turned ? int(min_of(n, l + end - channel)) : n;
+      const scalar_t* from = weight + o * f.stride[0] + (channel - first) * f.stride[1] - l * step;
+      for (int i = 0; i < count; ++i) {
+        for (int m = l; m < stop; ++m) to[tap[i]][m] = to_acc(from[offset[i] + m * step]);
+      }
+      l = stop;
+    }
   }
 
  private:
@@ -158,32 +192,42 @@ static inline void expand(const vector_t* g, int step, vector_t* out, int out_st
   out[3 * out_step] = g[2 * step];
 }
 
+// Columns [j, j + kLanes) of the filters at index k of the sum.
+template <typename scalar_t>
+static void transform_filters(const Winograd& p, BlockTaps& block, const scalar_t* weight,
+                              int64_t d, int64_t j, accumulate_t<scalar_t>* to) {
+  using acc_t = accumulate_t<scalar_t>;
+  constexpr int kLanes = kLanesOf<acc_t>;
+  const Filter& f = p.filter;
+  const bool real = d < (f.turned ? f.maps : f.folded_channels());
+  acc_t taps[kWinogradTaps * kWinogradTaps][kLanes] = {};
+  const int n = real ? int(min_of(kLanes, p.columns - j)) : 0;
+  block.load(weight, f.turned ? d : j, f.turned ? j : d, n, taps);
+  vec_t<acc_t> g3[9], half[12], g4[16];
+  for (int t = 0; t < 9; ++t) g3[t] = load(taps[t]);
+  for (int s = 0; s < 3; ++s) expand(g3 + s, 3, half + s, 3);
+  for (int r = 0; r < 4; ++r) expand(half + 3 * r, 1, g4 + 4 * r, 1);
+  for (int e = 0; e < kWinogradElements; ++e) store(g4[e], to + e * p.transformed_size());
+}
+
+// Within a unit the same lines of the weight are read for one index of the sum after another.
 template <typename scalar_t>
 void winograd_filters(const Winograd& p, int64_t begin, int64_t end) {
   using acc_t = accumulate_t<scalar_t>;
-  using vector_t = vec_t<acc_t>;
   constexpr int kLanes = kLanesOf<acc_t>, kCols = Gemm<acc_t>::kCols;
   const Filter& f = p.filter;
-  const int64_t depth = p.input.depth, sum = p.sum();
-  const int64_t real = f.turned ? f.maps : f.folded_channels();
+  const int64_t depth = p.input.depth, sum = p.sum(), chunks = sum / kWinogradChunk;
   for (int64_t unit = begin; unit < end; ++unit) {
-    const int64_t g = unit / sum, k = unit % sum, d = k % depth;
-    BlockTaps block(f, k / depth);
+    const int64_t first = unit % chunks * kWinogradChunk, panel = unit / chunks % p.panels();
+    const int64_t g = unit / chunks / p.panels();
     const scalar_t* weight = static_cast<const scalar_t*>(f.weight) + g * f.maps * f.stride[0];
-    acc_t* to = static_cast<acc_t*>(p.transformed) + g * kWinogradElements * p.transformed_size() +
-                k * kCols;
-    for (int64_t j = 0; j < p.columns; j += kLanes) {
-      acc_t taps[kWinogradTaps * kWinogradTaps][kLanes] = {};
-      for (int l = 0; l < kLanes && j + l < p.columns && d < real; ++l) {
-        block.for_each(f.turned ? d : j + l, f.turned ? j + l : d,
-                       [&](int tap, int64_t at) { taps[tap][l] = to_acc(weight[at]); });
-      }
-      vector_t g3[9], half[12], g4[16];
-      for (int t = 0; t < 9; ++t) g3[t] = load(taps[t]);
-      for (int s = 0; s < 3; ++s) expand(g3 + s, 3, half + s, 3);
-      for (int r = 0; r < 4; ++r) expand(half + 3 * r, 1, g4 + 4 * r, 1);
-      for (int e = 0; e < kWinogradElements; ++e) {
-        store(g4[e], to + e * p.transformed_size() + j / kCols * sum * kCols + j % kCols);
+    acc_t* to = static_cast<acc_t*>(p.transformed) + g * kWinogradElements * p.transformed_size();
+    BlockTaps block(f, first / depth);
+    const int64_t last = min_of((panel + 1) * kWinogradPanel, p.columns);
+    for (int64_t j = panel * kWinogradPanel; j < last; j += kLanes) {
+      for (int64_t k = first; k < first + kWinogradChunk; ++k) {
+        transform_filters(p, block, weight, k % depth, j,
+                          to + (j / kCols * sum + k) * kCols + j % kCols);
       }
     }
   }
@@ -385,21 +429,22 @@ class OutputKernel {
     const Folding& f = p.output;
     scalar_t* image =
         static_cast<scalar_t*>(f.image) + tile.n * f.stride[0] + group * f.channels * f.stride[1];
-    // Without folding, and where a phase has room for the vector, its lanes are neighbours.
-    const int64_t phase = column < f.channels ? 0 : column / f.channels;
-    const int64_t c = column - phase * f.channels;
-    const bool adjacent = f.stride[1] == 1 && c + lanes <= f.channels;
-    for (int q = 0; q < 4; ++q) {
-      const int64_t row = 2 * tile.y + q / 2, col = 2 * tile.x + q % 2;
-      if (adjacent) {
-        scalar_t* to = pixel(image, row, col, phase);
-        if (to != nullptr) store_n(y[q], to + c, lanes);
-        continue;
+    for (int begin = 0; begin < lanes;) {  // lanes of one phase
+      const int64_t at = column + begin;
+      const int64_t phase = at < f.channels ? 0 : at / f.channels, c = at - phase * f.channels;
+      const int n = int(min_of(lanes - begin, f.channels - c));
+      for (int q = 0; q < 4; ++q) {
+        scalar_t* to = pixel(image, 2 * tile.y + q / 2, 2 * tile.x + q % 2, phase);
+        if (to == nullptr) continue;
+        if (f.stride[1] == 1 && begin == 0) {
+          store_n(y[q], to + c, n);
+          continue;
+        }
+        acc_t values[kLanes];
+        store(y[q], values);
+        for (int l = 0; l < n; ++l) from_acc(values[begin + l], to[(c + l) * f.stride[1]]);
       }
-      for (int l = 0; l < lanes; ++l) {
-        scalar_t* to = pixel(image, row, col, (column + l) / f.channels);
-        if (to != nullptr) from_acc(acc_t(y[q][l]), to[(column + l) % f.channels * f.stride[1]]);
-      }
+      begin += n;
     }
   }
   scalar_t* pixel(scalar_t* image, int64_t row, int64_t col, int64_t phase) const {

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 from fastconv.cli._common import hint
+from fastconv.training.presets import preset_names, read_config
 from fastconv.training.settings import Settings, SettingsError, coerce, resolve
 
 _EPILOG = """\
@@ -35,7 +35,10 @@ def add_parser(subparsers) -> None:
         _add_setting(groups[name], field)
     run_group = groups["run"]
     run_group.add_argument(
-        "--config", metavar="FILE", default=None, help="YAML file of these settings"
+        "--config",
+        metavar="NAME",
+        default=None,
+        help=f"a preset ({', '.join(preset_names())}) or a YAML file of these settings",
     )
     run_group.add_argument(
         "--resume",
@@ -152,26 +155,3 @@ def _headline(trainer: Any) -> str:
         f"{trainer.steps_per_epoch} steps of {settings.batch_size} images an epoch, on {place}; "
         f"writing {trainer.run.path}"
     )
-
-
-def read_config(path: str) -> dict[str, Any]:
-    """The settings in a YAML file.
-
-    Raises:
-        SettingsError: not YAML, or not a mapping; unknown keys are `resolve`'s to refuse.
-    """
-    try:
-        import yaml
-    except ImportError:
-        raise ImportError('--config needs PyYAML: pip install "fastconv[train]"') from None
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"--config: no such file: {path}")
-    try:
-        config = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
-    if config is None:
-        return {}
-    if not isinstance(config, dict):
-        raise SettingsError(f"{path}: must hold lines of name: value")
-    return config

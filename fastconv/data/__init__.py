@@ -18,6 +18,7 @@ from fastconv.data.packed import PackedImages
 from fastconv.data.packing import MANIFEST, PackOptions, pack
 from fastconv.data.recipes import RECIPES, classic_size, recipe, recipe_size
 from fastconv.data.statistics import compute_statistics
+from fastconv.data.subset import Subset
 
 __all__ = [
     "RECIPES",
@@ -28,6 +29,7 @@ __all__ = [
     "ImageFolder",
     "PackOptions",
     "PackedImages",
+    "Subset",
     "build_loader",
     "classic_size",
     "collate",

@@ -13,6 +13,8 @@ window of the whole: in Caltech-101's photographs resized to 256, in one value o
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from PIL import Image, ImageOps
@@ -144,6 +146,12 @@ class Picture:
 
     def divide(self, values: np.ndarray) -> None:
         self._per_channel(np.divide, values)
+
+    def replace(self, change: Callable[[Tensor], Tensor]) -> None:
+        """Go on from ``change(tensor)``, for steps that look at more than one place at once."""
+        self._settle()
+        image = change(torch.from_numpy(self.source).permute(2, 0, 1).contiguous())
+        self._start(image.permute(1, 2, 0).numpy(), self.height, self.width, floating=True)
 
     def _per_channel(self, operation: np.ufunc, values: np.ndarray) -> None:
         def run(pixels: np.ndarray) -> None:

@@ -10,17 +10,22 @@ from fastconv.data.transforms import (
     CenterCrop,
     Compose,
     Grayscale,
+    LocalContrast,
     Normalize,
     PCANoise,
     RandomCrop,
     RandomHorizontalFlip,
+    RandomTenCrop,
     Resize,
     SubtractMean,
     ToTensor,
     Transform,
+    Whiten,
 )
 
 RECIPES = ("classic", "plain", "digits")
+CROPS = ("random", "ten")
+PREPROCESSES = ("none", "zca", "contrast")
 
 
 def classic_size(input_size: tuple[int, int, int]) -> int:
@@ -48,6 +53,8 @@ def recipe(
     mean: str = "image",
     units: str = "std",
     pca_noise: float = 0.1,
+    crops: str = "random",
+    preprocess: str = "none",
 ) -> Transform:
     """Build the pipeline of a recipe, for training or for evaluation.
 
@@ -72,7 +79,12 @@ def recipe(
             that the inputs have a spread of 1 whatever the data; "pixels" leaves grey levels, 255
             from black to white, a spread of about 70, which is what the papers' nets are fed and
             their initial weights of 0.01 are made for.
-        pca_noise: sigma of `PCANoise`; 0 leaves it out.
+        pca_noise: sigma of `PCANoise` under "classic"; 0 leaves it out.
+        crops: where "classic" crops in training: "random" places and flips (Krizhevsky), or one of
+            "ten", corners and centre, mirrored or not (Zeiler & Fergus).
+        preprocess: what follows the mean, before the crop: "zca", `Whiten` with the statistic
+            ``zca_matrix`` (small images only); "contrast", `LocalContrast`. Both give values with a
+            spread of at most about 1; under "pixels" it is stretched to the grey levels'.
     """
     if name not in RECIPES:
         raise ValueError(f"recipe: unknown recipe {name!r}; known: {', '.join(RECIPES)}")
@@ -87,19 +99,35 @@ def recipe(
         raise ValueError(f"recipe: mean must be image or color (got {mean!r})")
     if units not in ("std", "pixels"):
         raise ValueError(f"recipe: units must be std or pixels (got {units!r})")
+    for option, value, known in (
+        ("crops", crops, CROPS),
+        ("preprocess", preprocess, PREPROCESSES),
+    ):
+        if value not in known:
+            raise ValueError(f"recipe: {option} must be {' or '.join(known)} (got {value!r})")
+    if preprocess == "zca" and mean != "image":
+        raise ValueError(f"recipe: zca whitens what the mean image leaves (got mean={mean!r})")
     size = recipe_size(name, input_size)
     steps = [Grayscale()] if channels == 1 else []
     steps += [Resize(size), CenterCrop(size), ToTensor()]
     steps += [SubtractMean(_statistic(statistics, f"mean_{mean}"))]
+    noise, window = [], []
     if name == "classic" and train:
-        steps += [RandomCrop((height, width)), RandomHorizontalFlip()]
+        crop = [RandomCrop((height, width)), RandomHorizontalFlip()]
+        window = crop if crops == "random" else [RandomTenCrop((height, width))]
         if pca_noise:
             values, vectors = (_statistic(statistics, f"pca_{k}") for k in ("values", "vectors"))
-            steps += [PCANoise(values, vectors, pca_noise)]
+            noise = [PCANoise(values, vectors, pca_noise)]
     elif name == "classic":
-        steps += [CenterCrop((height, width))]
-    unit = _statistic(statistics, "std") if units == "std" else 1 / 255
-    return Compose([*steps, Normalize(0, unit)])
+        window = [CenterCrop((height, width))]
+    if preprocess == "none":
+        unit = _statistic(statistics, "std") if units == "std" else 1 / 255
+        return Compose([*steps, *window, *noise, Normalize(0, unit)])
+    zca = preprocess == "zca"
+    step = Whiten(_statistic(statistics, "zca_matrix")) if zca else LocalContrast()
+    # The noise is one of colours, which there are none of behind these steps.
+    unit = 1.0 if units == "std" else 1 / (255 * _statistic(statistics, "std"))
+    return Compose([*steps, *noise, step, *window, Normalize(0, unit)])
 
 
 def _statistic(statistics: Mapping[str, Tensor] | None, key: str) -> Tensor:

@@ -1,8 +1,9 @@
 """Transforms from a Pillow image to the network's input tensor, and their description as JSON.
 
 They are named, and take their arguments, as in ``torchvision.transforms.v2`` where that has them;
-`SubtractMean` and `PCANoise` are the two steps of AlexNet's recipe that it lacks. Each is called as
-``t(image, generator=None)``: all randomness comes from ``generator``, or from torch's default one.
+`SubtractMean`, `PCANoise`, `RandomTenCrop`, `Whiten` and `LocalContrast` are steps of the papers'
+recipes that it lacks. Each is called as ``t(image, generator=None)``: all randomness comes from
+``generator``, or from torch's default one.
 
 Images are Pillow images of mode RGB or L (or uint8 arrays) up to `ToTensor` and float32 tensors
 (C, H, W) after it; flips and crops take both. A `Compose` notes down what its steps want and does
@@ -36,17 +37,21 @@ __all__ = [
     "CenterCrop",
     "Compose",
     "Grayscale",
+    "LocalContrast",
     "Normalize",
     "PCANoise",
     "RandomCrop",
     "RandomHorizontalFlip",
     "RandomResizedCrop",
+    "RandomTenCrop",
     "Resize",
     "SubtractMean",
     "ToTensor",
     "Transform",
+    "Whiten",
     "apply_transform",
     "decode_size",
+    "five_places",
     "from_config",
     "to_config",
 ]
@@ -179,6 +184,37 @@ class RandomHorizontalFlip(Transform):
 
     def config(self) -> dict:
         return {"p": self.p}
+
+
+def five_places(height: int, width: int, size: tuple[int, int]) -> list[tuple[int, int]]:
+    """Top and left of a window of ``size`` in the corners and in the centre, which is the last."""
+    bottom, right = height - size[0], width - size[1]
+    corners = [(0, 0), (0, right), (bottom, 0), (bottom, right)]
+    return [*corners, (round(bottom / 2), round(right / 2))]
+
+
+class RandomTenCrop(Transform):
+    """Cut out one of ten windows: the corners or the centre, mirrored or not, all as likely.
+
+    Zeiler & Fergus (2013), section 3, train on these ten.
+
+    Args:
+        size: an int (a square) or (height, width) in pixels.
+    """
+
+    def __init__(self, size: int | tuple[int, int]):
+        self.size = pair("RandomTenCrop", size)
+
+    def apply(self, picture: Picture, generator: Generator | None) -> None:
+        height, width = fitting("RandomTenCrop", picture, self.size)
+        draw = _draw_int(10, generator)
+        top, left = five_places(picture.height, picture.width, self.size)[draw % 5]
+        picture.crop(top, left, height, width)
+        if draw >= 5:
+            picture.mirror()
+
+    def config(self) -> dict:
+        return {"size": list(self.size)}
 
 
 class RandomResizedCrop(Transform):
@@ -314,6 +350,59 @@ class PCANoise(Transform):
         return {"sigma": self.sigma}
 
 
+class Whiten(Transform):
+    """ZCA whitening of small images: all values uncorrelated and of a spread of 1, as near to the
+    image as that can be (Krizhevsky, "Learning multiple layers of features from tiny images", 2009,
+    appendix A).
+
+    Args:
+        matrix: (D, D), symmetric, of `compute_statistics`; D is the tensors' C * H * W. The mean
+            image has to be subtracted before.
+    """
+
+    def __init__(self, matrix: Tensor):
+        if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
+            raise ValueError(f"Whiten: matrix must be (D, D) (got shape {tuple(matrix.shape)})")
+        self.matrix = matrix.detach().float().cpu()
+        self.statistics = {"matrix": "zca_matrix"}
+
+    def apply(self, picture: Picture, generator: Generator | None) -> None:
+        want_tensor("Whiten", picture)
+        values = picture.channels * picture.height * picture.width
+        if values != len(self.matrix):
+            raise ValueError(
+                f"Whiten: the image must have as many values as the matrix has rows (got "
+                f"{picture.channels}x{picture.height}x{picture.width} for {len(self.matrix)})"
+            )
+        picture.replace(lambda image: (self.matrix @ image.flatten()).view(image.shape))
+
+
+class LocalContrast(Transform):
+    """Local contrast normalisation of the image, see `fastconv.local_contrast_norm`.
+
+    Args:
+        kernel_size: of the Gaussian window, odd.
+        across_maps: whether the colours share mean and deviation.
+    """
+
+    def __init__(self, kernel_size: int = 7, across_maps: bool = True):
+        self.kernel_size = positive("LocalContrast", "kernel_size", kernel_size)
+        self.across_maps = across_maps
+
+    def apply(self, picture: Picture, generator: Generator | None) -> None:
+        want_tensor("LocalContrast", picture)
+        from fastconv.ops import local_contrast_norm  # the other transforms need no built library
+
+        picture.replace(
+            lambda image: local_contrast_norm(
+                image.unsqueeze(0), self.kernel_size, across_maps=self.across_maps
+            ).squeeze(0)
+        )
+
+    def config(self) -> dict:
+        return {"kernel_size": self.kernel_size, "across_maps": self.across_maps}
+
+
 class Normalize(Transform):
     """``(x - mean) / std``, one number a channel each, or one for all channels."""
 
@@ -340,14 +429,17 @@ _TRANSFORMS = {
     for cls in (
         CenterCrop,
         Grayscale,
+        LocalContrast,
         Normalize,
         PCANoise,
         RandomCrop,
         RandomHorizontalFlip,
         RandomResizedCrop,
+        RandomTenCrop,
         Resize,
         SubtractMean,
         ToTensor,
+        Whiten,
     )
 }
 

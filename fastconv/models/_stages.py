@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from fastconv import nn as fnn
 
 
 class StagedNet(nn.Sequential):
@@ -108,20 +111,64 @@ class FitMap2d(nn.Module):
         return f"size={self.size}"
 
 
+# Layers that weigh their inputs: what an initialisation draws.
+WEIGHTED = (nn.Conv2d, nn.Linear, fnn.TiledConv2d)
+POOLS = {"max": fnn.MaxPool2d, "avg": fnn.AvgPool2d, "stochastic": fnn.StochasticPool2d}
+REGULARISERS = (None, "dropout", "dropconnect")
+
+
+def hidden(
+    model: str,
+    number: int,
+    inputs: int,
+    outputs: int,
+    regulariser: str | None,
+    p: float,
+    scale: str,
+) -> dict[str, nn.Module]:
+    """Stages of a fully connected layer of ReLUs under a regulariser.
+
+    Args:
+        model: its name, for errors.
+        number: of the layer.
+        inputs, outputs: units.
+        regulariser: None, "dropout" or "dropconnect" (bias masked too, sampled inference, the ReLU
+            inside the layer).
+        p: probability with which a unit or a weight is dropped.
+        scale: of dropout, see `fastconv.nn.Dropout`.
+    """
+    one_of(model, "regulariser", regulariser, REGULARISERS)
+    one_of(model, "dropout_scale", scale, ("train", "test"))
+    if not 0 <= p <= 1:
+        raise ValueError(f"{model}: p must be a probability within [0, 1] (got p={p})")
+    if regulariser == "dropconnect":
+        layer = fnn.DropConnectLinear(
+            inputs, outputs, p=p, mask_bias=True, activation="relu", inference="gaussian"
+        )
+        return {f"fc{number}": layer}
+    stages = {f"fc{number}": nn.Linear(inputs, outputs), f"relu{number}": nn.ReLU()}
+    if regulariser == "dropout":
+        stages[f"drop{number}"] = fnn.Dropout(p, scale=scale)
+    return stages
+
+
 def he_normal_(model: nn.Module) -> None:
     """He et al. (ICCV 2015): weights N(0, 2 / fan_in), biases 0; the last layer N(0, 0.01^2).
 
     Lets these networks start to learn at once on small data sets too, where the papers' own
     initialisation can rest on its plateau for many epochs.
     """
-    layers = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    layers = [m for m in model.modules() if isinstance(m, WEIGHTED)]
     for layer in layers:
-        nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+        tiled = isinstance(layer, fnn.TiledConv2d)
+        fan_in = (layer.weight[0, 0, 0] if tiled else layer.weight[0]).numel()
+        nn.init.normal_(layer.weight, std=(2 / fan_in) ** 0.5)
         nn.init.zeros_(layer.bias)
     nn.init.normal_(layers[-1].weight, std=0.01)
 
 
-def check_init(model: str, init: str) -> str:
-    if init not in ("paper", "he"):
-        raise ValueError(f"{model}: init must be 'paper' or 'he' (got init={init!r})")
-    return init
+def one_of(model: str, option: str, value: object, known: Sequence[object]) -> None:
+    """Refuse a value of a model's option that is none of the known ones."""
+    if value not in known:
+        words = ", ".join(map(repr, known[:-1])) + f" or {known[-1]!r}"
+        raise ValueError(f"{model}: {option} must be {words} (got {option}={value!r})")

@@ -10,11 +10,8 @@ from __future__ import annotations
 from torch import nn
 
 from fastconv import nn as fnn
-from fastconv.models._stages import FitMap2d, StagedNet, he_normal_
+from fastconv.models._stages import POOLS, FitMap2d, StagedNet, he_normal_, hidden, one_of
 from fastconv.models.registry import register_model
-
-_POOLS = {"max": fnn.MaxPool2d, "avg": fnn.AvgPool2d, "stochastic": fnn.StochasticPool2d}
-_REGULARISERS = (None, "dropout", "dropconnect")
 
 
 class SmallNet(StagedNet):
@@ -49,28 +46,6 @@ def _overlapping(pool: type[nn.Module]) -> nn.Module:
     return pool(3, stride=2, ceil_mode=True)
 
 
-def _hidden(
-    model: str, number: int, inputs: int, outputs: int, regulariser: str | None, p: float
-) -> dict[str, nn.Module]:
-    """Stages of a fully connected layer of ReLUs under a regulariser."""
-    if regulariser not in _REGULARISERS:
-        raise ValueError(
-            f"{model}: regulariser must be None, 'dropout' or 'dropconnect' "
-            f"(got regulariser={regulariser!r})"
-        )
-    if not 0 <= p <= 1:
-        raise ValueError(f"{model}: p must be a probability within [0, 1] (got p={p})")
-    if regulariser == "dropconnect":
-        layer = fnn.DropConnectLinear(
-            inputs, outputs, p=p, mask_bias=True, activation="relu", inference="gaussian"
-        )
-        return {f"fc{number}": layer}
-    stages = {f"fc{number}": nn.Linear(inputs, outputs), f"relu{number}": nn.ReLU()}
-    if regulariser == "dropout":
-        stages[f"drop{number}"] = fnn.Dropout(p, scale="test")
-    return stages
-
-
 @register_model
 def cifar_stochastic_pooling(
     num_classes: int = 10, in_chans: int = 3, *, pooling: str = "stochastic"
@@ -83,14 +58,10 @@ def cifar_stochastic_pooling(
     Args:
         pooling: "max", "avg" or "stochastic", in all three layers.
     """
-    if pooling not in _POOLS:
-        raise ValueError(
-            "cifar_stochastic_pooling: pooling must be 'max', 'avg' or 'stochastic' "
-            f"(got pooling={pooling!r})"
-        )
+    one_of("cifar_stochastic_pooling", "pooling", pooling, list(POOLS))
     stages: dict[str, nn.Module] = {}
     for number, maps in enumerate((in_chans, 64, 64), 1):
-        stages |= _convolution(number, maps, 64, _overlapping(_POOLS[pooling]))
+        stages |= _convolution(number, maps, 64, _overlapping(POOLS[pooling]))
         # "As in" Hinton et al. 2012 (dropout), whose constants these are.
         stages[f"norm{number}"] = fnn.LocalResponseNorm(9, alpha=1e-3, beta=0.75, k=1.0)
     stages |= {
@@ -125,7 +96,7 @@ def cifar_dropconnect(
         **_convolution(3, 32, 64, _overlapping(fnn.AvgPool2d)),
         "fit4": FitMap2d(4),
         "flatten": nn.Flatten(),
-        **_hidden("cifar_dropconnect", 4, 64 * 4 * 4, 64, regulariser, p),
+        **hidden("cifar_dropconnect", 4, 64 * 4 * 4, 64, regulariser, p, "test"),
         "fc5": nn.Linear(64, num_classes),
     }
     return SmallNet(stages, input_size=(in_chans, 32, 32), num_classes=num_classes, minimum_size=8)
@@ -154,7 +125,7 @@ def mnist_dropconnect(
         **_convolution(2, 32, 64, fnn.MaxPool2d(2), padding=0),
         "fit3": FitMap2d(4),
         "flatten": nn.Flatten(),
-        **_hidden("mnist_dropconnect", 3, 64 * 4 * 4, 150, regulariser, p),
+        **hidden("mnist_dropconnect", 3, 64 * 4 * 4, 150, regulariser, p, "test"),
         "fc4": nn.Linear(150, num_classes),
     }
     return SmallNet(stages, input_size=(in_chans, 28, 28), num_classes=num_classes, minimum_size=16)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable
 from fnmatch import fnmatch
 
@@ -39,7 +40,8 @@ def create_model(
         kwargs: the model's own arguments, see its function.
 
     Raises:
-        ValueError: unknown name, with the closest ones; a size below 1.
+        ValueError: unknown name, with the closest ones; a size below 1; an argument that the model
+            does not have.
     """
     if name not in _MODELS:
         close = difflib.get_close_matches(name, _MODELS, n=3) or sorted(_MODELS)
@@ -49,7 +51,13 @@ def create_model(
         if value is not None and value < 1:
             raise ValueError(f"create_model: {key} must be at least 1 (got {key}={value})")
     given = {key: value for key, value in sizes.items() if value is not None}
-    return _MODELS[name](**given, **kwargs)
+    try:
+        return _MODELS[name](**given, **kwargs)
+    except TypeError as error:
+        unknown = re.search(r"unexpected keyword argument ('\w+')", str(error))
+        if unknown is None:
+            raise
+        raise ValueError(f"create_model: {name} has no option {unknown[1]}") from error
 
 
 def list_models(filter: str = "") -> list[str]:

@@ -39,10 +39,10 @@ def choose_algorithm(
         )
     if algorithm != "auto":
         return algorithm
-    # On CPUs the library is the faster one, or as fast, on every layer of AlexNet and ZFNet that
-    # was measured (batch 16, AVX-512): our forward pass takes 1.0 to 1.4 times its time.
-    if input.device.type != "cuda":
+    if torch.compiler.is_exporting():  # for any batch, and for machines without our kernels
         return "library"
+    if input.device.type != "cuda":
+        return "fastconv" if has_kernel and _ours_is_faster_on_cpus(*problem) else "library"
     tensors = input, weight, bias
     key = (*map(_description, tensors), *map(str, rest), torch.is_grad_enabled())
     if key not in _fastest:
@@ -51,6 +51,35 @@ def choose_algorithm(
             return "library"
         _fastest[key] = fastest(lambda name: _step(lambda new: run(name, new), tensors), input)
     return _fastest[key]
+
+
+def _ours_is_faster_on_cpus(input, weight, bias, stride, padding, dilation, groups) -> bool:
+    """Whether Winograd's way (csrc/cpu/winograd.h) saves enough multiplications, or packing is.
+
+    The rule was fitted to AlexNet's and ZFNet's layers (bench/NOTES.md): the
+    library multiplies at nearly the processor's peak, so ours is ahead where it has to multiply
+    less, or where the library's own copying of images with few channels holds it up.
+    """
+    if input.dtype != torch.float32 or list(dilation) != [1, 1] or input.shape[0] < 4:
+        return False
+    batch, (maps, channels, *kernel) = input.shape[0], weight.shape
+    top, bottom, left, right = padding
+    sizes = input.shape[2] + top + bottom, input.shape[3] + left + right
+    outputs = [(n - k) // s + 1 for n, k, s in zip(sizes, kernel, stride, strict=True)]
+    folded = [-(-k // s) for k, s in zip(kernel, stride, strict=True)]
+    blocks = -(-folded[0] // 3) * -(-folded[1] // 3)
+    terms = blocks * _rounded_up(stride[0] * stride[1] * channels, 16)
+    tiles = batch * -(-outputs[0] // 2) * -(-outputs[1] // 2)
+    columns = _rounded_up(maps // groups, 32)
+    plain = batch * outputs[0] * outputs[1] * kernel[0] * kernel[1] * channels * (maps // groups)
+    # In steps of 16 multiplications, transforming the weight, the input and the output included.
+    winograd = (tiles + 128) * terms * columns + tiles * (5 * terms + 3 * columns)
+    few_channels = groups == 1 and channels <= 4 and maps >= 16 and min(stride) > 1
+    return winograd < 0.8 * plain / 16 or few_channels
+
+
+def _rounded_up(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple
 
 
 def fastest(run: Callable[[str], None], input: Tensor) -> str:

@@ -153,7 +153,8 @@ def plateau_advice(loss: float, classes: int, steps: int, settings: Settings) ->
         "the gradients of layers of your own, by finite differences (torch.autograd.gradcheck)",
         "a smaller network, or one layer after the other",
     ]
-    if settings.model_kwargs.get("init") != "he" and settings.model in ("alexnet", "zfnet"):
+    classic = ("alexnet", "caffenet", "zfnet", "zfnet_wide")  # those with that option
+    if settings.model_kwargs.get("init") != "he" and settings.model in classic:
         tries.insert(0, "--model-kwargs init=he: the paper's initialisation can rest here for long")
     lines = "\n".join(f"  - {line}" for line in tries)
     return (

@@ -9,9 +9,10 @@ from fastconv.training.settings import Settings
 
 
 def build_optimizer(model: nn.Module, settings: Settings) -> torch.optim.SGD:
-    """SGD in two groups, weights and biases (all parameters of one dimension)."""
-    weights = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
-    biases = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
+    """SGD in two groups, weights and biases."""
+    weights = [p for p in weights_of(model) if p.requires_grad]
+    known = set(weights)
+    biases = [p for p in model.parameters() if p.requires_grad and p not in known]
     groups = [
         {"params": weights, "lr": settings.lr, "weight_decay": settings.weight_decay},
         {
@@ -28,6 +29,12 @@ def build_optimizer(model: nn.Module, settings: Settings) -> torch.optim.SGD:
     )
 
 
+def weights_of(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters that weigh something: neither biases, tiled ones included, nor vectors."""
+    named = model.named_parameters()
+    return [p for name, p in named if p.ndim > 1 and name.rpartition(".")[2] != "bias"]
+
+
 @torch.no_grad()
 def add_l1_gradient(parameters: list[Tensor], factor: float) -> None:
     """Add the subgradient of ``factor * sum |w|``, ``factor * sign(w)``, to the gradients."""
@@ -38,10 +45,10 @@ def add_l1_gradient(parameters: list[Tensor], factor: float) -> None:
 
 @torch.no_grad()
 def limit_filter_rms(filters: list[Tensor], largest: float) -> None:
-    """Rescale each filter of the weights (Cout, Cin, kH, kW) whose RMS is above `largest` to it.
+    """Rescale each filter of the weights (..., Cin, kH, kW) whose RMS is above `largest` to it.
 
     Zeiler & Fergus, section 3, do so with 0.1 to keep single filters from dominating.
     """
     for weight in filters:
-        rms = weight.square().mean(dim=(1, 2, 3), keepdim=True).sqrt_()
+        rms = weight.square().mean(dim=(-3, -2, -1), keepdim=True).sqrt_()
         weight.mul_((largest / rms).clamp_(max=1.0))

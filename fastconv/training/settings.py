@@ -57,6 +57,23 @@ class Settings:
         "of the network's input: pixels (0 to 255) or std (a spread of 1); the model's own",
         ("pixels", "std"),
     )
+    crops: str = _setting(
+        "data",
+        "str",
+        "random",
+        "classic, in training: a random place, or one of ten (corners and centre, mirrored or not)",
+        ("random", "ten"),
+    )
+    pca_noise: float = _setting(
+        "data", "float", 0.1, "classic, in training: deviation of the colour noise; 0: none"
+    )
+    preprocess: str = _setting(
+        "data",
+        "str",
+        "none",
+        "after the mean: zca whitening (small images) or local contrast normalisation",
+        ("none", "zca", "contrast"),
+    )
     strict: bool = _setting("data", "bool", False, "stop at an unreadable image, do not skip it")
     workers: int | None = _setting(
         "data", "int", None, "processes that read images; 0 for digits, else up to 4"
@@ -142,7 +159,15 @@ class Settings:
             self._require(name, lambda v: v >= 1, "at least 1")
         for name in ("lr", "bias_lr", "grad_clip", "max_filter_rms"):
             self._require(name, lambda v: 0 < v < math.inf, "a number above 0")
-        for name in ("workers", "weight_decay", "l1", "warmup_epochs", "patience_epochs", "min_lr"):
+        for name in (
+            "workers",
+            "weight_decay",
+            "l1",
+            "warmup_epochs",
+            "patience_epochs",
+            "min_lr",
+            "pca_noise",
+        ):
             self._require(name, lambda v: 0 <= v < math.inf, "a number of at least 0")
         for name in ("momentum", "label_smoothing"):
             self._require(name, lambda v: 0 <= v < 1, "from 0 up to but not 1")
@@ -167,7 +192,9 @@ class Settings:
 # What the papers (and the 2012 code) used; a flag or the config file overrides each.
 MODEL_DEFAULTS: dict[str, dict[str, Any]] = {
     "alexnet": dict(lr=0.01, bias_lr=2.0, weight_decay=5e-4, epochs=90, sched="step"),
+    "caffenet": dict(lr=0.01, bias_lr=2.0, weight_decay=5e-4, epochs=90, sched="step"),
     "zfnet": dict(lr=0.01, weight_decay=5e-4, epochs=70, sched="step", max_filter_rms=0.1),
+    "zfnet_wide": dict(lr=0.01, weight_decay=5e-4, epochs=70, sched="step", max_filter_rms=0.1),
     # The paper gave its softmax a rate of 1.
     "cifar_stochastic_pooling": dict(
         lr=0.01, weight_decay=1e-3, epochs=280, sched="linear", min_lr=1e-4
@@ -178,6 +205,8 @@ MODEL_DEFAULTS: dict[str, dict[str, Any]] = {
 
 def resolve(given: Mapping[str, Any], config: Mapping[str, Any] | None = None) -> Settings:
     """Settings from the flags given, over a config file's, over the model's defaults.
+
+    ``model_kwargs`` are merged: a flag replaces those that it names and leaves the others.
 
     Raises:
         SettingsError: an unknown name (with the nearest known ones) or a bad value.
@@ -191,7 +220,10 @@ def resolve(given: Mapping[str, Any], config: Mapping[str, Any] | None = None) -
                 close = difflib.get_close_matches(name, known, n=3)
                 hint = f"; did you mean {' or '.join(close)}?" if close else ""
                 raise SettingsError(f"unknown setting {key!r}{hint}")
-            chosen[name] = coerce(name, value)
+            value = coerce(name, value)
+            if isinstance(value, dict):
+                value = {**chosen.get(name, {}), **value}
+            chosen[name] = value
     if chosen.get("model") is None:
         chosen["model"] = "digits_convnet" if chosen.get("data") is None else "alexnet"
     return Settings(**{**MODEL_DEFAULTS.get(chosen["model"], {}), **chosen})

@@ -88,10 +88,13 @@ def _start(
     train_set, val_set = _open_data(settings)
     model, input_size = _build_model(settings, len(train_set.classes))
     recipe = settings.recipe or ("digits" if settings.data is None else "classic")
-    statistics = _statistics(recipe, train_set, input_size, progress)
+    statistics = _statistics(settings, recipe, train_set, input_size, progress)
     options = {
         "mean": settings.mean,
         "units": settings.units or getattr(model, "input_units", "std"),
+        "crops": settings.crops,
+        "pca_noise": settings.pca_noise,
+        "preprocess": settings.preprocess,
     }
     pipelines = {
         split: data.recipe(recipe, input_size, statistics, train=split == "train", **options)
@@ -267,7 +270,11 @@ def _default_workers(device: torch.device) -> int:
 
 
 def _statistics(
-    recipe: str, dataset: Any, input_size: tuple[int, int, int], progress: Progress
+    settings: Settings,
+    recipe: str,
+    dataset: Any,
+    input_size: tuple[int, int, int],
+    progress: Progress,
 ) -> dict[str, torch.Tensor]:
     if recipe == "digits":
         return {}
@@ -276,7 +283,11 @@ def _statistics(
     progress.start("statistics", total)
     try:
         return data.compute_statistics(
-            dataset, size, lambda done, _: progress.update(done), channels=input_size[0]
+            dataset,
+            size,
+            lambda done, _: progress.update(done),
+            channels=input_size[0],
+            whiten=settings.preprocess == "zca",
         )
     finally:
         progress.finish()

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from fastconv.training.distributed import World
 from fastconv.training.evaluate import Totals, autocast
-from fastconv.training.optimizer import add_l1_gradient, limit_filter_rms
+from fastconv.training.optimizer import add_l1_gradient, limit_filter_rms, weights_of
 from fastconv.training.settings import Settings
 
 
@@ -40,9 +40,9 @@ class Stepper:
         self.amp_dtype = getattr(torch, settings.amp_dtype) if settings.amp else None
         # Only float16 has gradients so small that they need scaling.
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.amp_dtype == torch.float16)
-        parameters = list(model.parameters())
-        self._penalised = [p for p in parameters if p.ndim > 1 or settings.bias_decay]
-        self._filters = [p for p in parameters if p.ndim == 4]
+        weights = weights_of(model)
+        self._penalised = list(model.parameters()) if settings.bias_decay else weights
+        self._filters = [p for p in weights if p.ndim >= 4]
         # Kept on the device: reading it would wait for a GPU.
         self._first_bad = torch.tensor(-1, device=device)
 

@@ -12,7 +12,9 @@ Functions take a model and tensors, and give arrays; what draws gives a matplotl
 ``fastconv visualize RUN`` puts them together as pages.
 """
 
-from fastconv.visualize._layers import features, main_layers
+from fastconv._layers import features, main_layers
+from fastconv._receptive_field import receptive_field, receptive_fields
+from fastconv.visualize.card import Card, CardRow, model_card
 from fastconv.visualize.deconvnet import Deconvnet, Projection
 from fastconv.visualize.diagnostics import (
     diagnose_activity,
@@ -40,10 +42,11 @@ from fastconv.visualize.pictures import (
     save,
     signed_picture,
 )
-from fastconv.visualize.receptive_field import receptive_field
 from fastconv.visualize.top_patches import patches, top_activations
 
 __all__ = [
+    "Card",
+    "CardRow",
     "Deconvnet",
     "Projection",
     "change",
@@ -67,11 +70,13 @@ __all__ = [
     "main_layers",
     "map_picture",
     "maps_picture",
+    "model_card",
     "occlusion",
     "parameter_scales",
     "patches",
     "pixel_picture",
     "receptive_field",
+    "receptive_fields",
     "response_figure",
     "save",
     "scales_figure",

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from fastconv import nn as fnn
 from fastconv import ops
+from fastconv._layers import RECTIFIERS, collect, device_of, find_layer, looking
 from fastconv.ops._arguments import pair
-from fastconv.visualize._layers import RECTIFIERS, collect, device_of, find_layer, looking
 
 _BACKWARDS = ("deconvnet", "guided", "gradient")
 _UNPOOLS = ("accumulate", "overwrite")

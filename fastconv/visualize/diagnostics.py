@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastconv import _figures
 from fastconv import nn as fnn
-from fastconv.visualize import _figures
-from fastconv.visualize._layers import (
+from fastconv._layers import (
     OUTPUT,
     blank_image,
     collect,

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastconv.visualize._layers import device_of
+from fastconv._layers import device_of
 from fastconv.visualize.deconvnet import Deconvnet
 from fastconv.visualize.pictures import enlarge, grid, signed_picture
 from fastconv.visualize.top_patches import patches, top_activations

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fastconv.visualize._layers import device_of, features
+from fastconv._layers import device_of, features
 from fastconv.visualize.pictures import enlarge, grid, map_picture
 
 # Layers that in evaluation show what the layer before them shows.

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
+from fastconv import _figures
+from fastconv._layers import CONVOLUTIONS
 from fastconv.ops._arguments import pair
-from fastconv.visualize import _figures
-from fastconv.visualize._layers import CONVOLUTIONS
 from fastconv.visualize.pictures import enlarge, grid, signed_picture
 
 _SPECTRUM = 64  # points of the spectrum along an axis; filters are padded with zeros to it

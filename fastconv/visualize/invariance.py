@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastconv.visualize import _figures
-from fastconv.visualize._layers import OUTPUT, device_of, features, main_layers
+from fastconv import _figures
+from fastconv._layers import OUTPUT, device_of, features, main_layers
 
 KINDS = ("translation", "scale", "rotation")
 _UNITS = {"translation": "pixels down", "scale": "factor", "rotation": "degrees"}

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fastconv.visualize import _figures
-from fastconv.visualize._layers import CONVOLUTIONS, OUTPUT, device_of, features, main_layers
+from fastconv import _figures
+from fastconv._layers import CONVOLUTIONS, OUTPUT, device_of, features, main_layers
 
 
 @dataclass(frozen=True)

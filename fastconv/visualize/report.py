@@ -13,16 +13,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastconv import data
+from fastconv import _figures, data
 from fastconv._files import atomic_open, atomic_path
+from fastconv._layers import CONVOLUTIONS, device_of, features, main_layers
 from fastconv.data import transforms
 from fastconv.run import Run
-from fastconv.visualize import _figures, pictures
+from fastconv.visualize import pictures
 from fastconv.visualize._html import Page
-from fastconv.visualize._layers import CONVOLUTIONS, device_of, features, main_layers
 
 # Steps that change colours alone; what is left of a pipeline shows the pixels that the model sees.
 _COLOUR_STEPS = (transforms.SubtractMean, transforms.Normalize, transforms.PCANoise)
+_COLOUR_STEPS += (transforms.Whiten, transforms.LocalContrast)
 _TRIES = 20  # images of a class that are looked at for one that the model gets right
 
 

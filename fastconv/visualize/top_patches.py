@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from fastconv import data
-from fastconv.visualize._layers import device_of, features, main_layers
+from fastconv._layers import device_of, features, main_layers
+from fastconv._receptive_field import receptive_field
 from fastconv.visualize.deconvnet import Deconvnet
 from fastconv.visualize.pictures import enlarge, grid, pixel_picture, signed_picture
-from fastconv.visualize.receptive_field import receptive_field
 
 
 class TopActivations(NamedTuple):

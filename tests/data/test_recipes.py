@@ -43,6 +43,40 @@ def test_the_steps_of_classic():
     assert "PCANoise" not in names(without)
 
 
+def test_zfnets_crops_are_ten():
+    train = recipe("classic", (3, 224, 224), statistics(256), True, crops="ten", pca_noise=0)
+    assert names(train)[3:] == ["SubtractMean", "RandomTenCrop", "Normalize"]
+    evaluate = recipe("classic", (3, 224, 224), statistics(256), False, crops="ten")
+    assert "CenterCrop" in names(evaluate)[4:] and "RandomTenCrop" not in names(evaluate)
+
+
+@pytest.mark.parametrize(("preprocess", "step"), [("zca", "Whiten"), ("contrast", "LocalContrast")])
+def test_preprocessing_stands_between_the_mean_and_the_crop(preprocess, step):
+    measured = {**statistics(9), "zca_matrix": torch.eye(243)}
+    train = recipe("classic", (3, 8, 8), measured, True, preprocess=preprocess)
+    flips = ["RandomCrop", "RandomHorizontalFlip", "Normalize"]
+    assert names(train)[3:] == ["SubtractMean", "PCANoise", step, *flips]
+    evaluate = recipe("classic", (3, 8, 8), measured, False, preprocess=preprocess)
+    assert names(evaluate)[3:] == ["SubtractMean", step, "CenterCrop", "Normalize"]
+    assert evaluate.transforms[-1].std == [1.0]
+    grey = recipe("classic", (3, 8, 8), measured, False, preprocess=preprocess, units="pixels")
+    assert grey.transforms[-1].std == pytest.approx([1 / (255 * 0.25)])
+
+
+def test_whitened_data_are_hardly_correlated(make_folder):
+    """The whole way. More images than values, so that every direction is measured."""
+    dataset = open_dataset(make_folder(images=60), "train")
+    measured = compute_statistics(dataset, 6, whiten=True)
+    correlations = []
+    for preprocess in ("none", "zca"):
+        dataset.transform = recipe("plain", (3, 6, 6), measured, True, preprocess=preprocess)
+        inputs = torch.stack([image for image, _ in dataset]).flatten(1).double()
+        assert inputs.shape == (180, 108) and inputs.mean().abs() < 1e-3
+        correlations.append((torch.corrcoef(inputs.T) - torch.eye(108)).square().mean())
+    assert inputs.var(0).max() < 1.01  # at most 1: the weak directions are raised less
+    assert correlations[1] < 0.3 * correlations[0]
+
+
 @pytest.mark.parametrize(
     ("mean", "units", "value"),
     [("image", "std", 2.0), ("color", "std", 3.0), ("image", "pixels", 127.5)],
@@ -109,3 +143,9 @@ def test_an_unknown_choice_is_refused():
         recipe("classic", (3, 8, 8), statistics(9), mean="grey")
     with pytest.raises(ValueError, match=r"units must be std or pixels \(got 'metres'\)"):
         recipe("classic", (3, 8, 8), statistics(9), units="metres")
+    with pytest.raises(ValueError, match=r"crops must be random or ten \(got 'five'\)"):
+        recipe("classic", (3, 8, 8), statistics(9), crops="five")
+    with pytest.raises(ValueError, match=r"preprocess must be none or zca or contrast"):
+        recipe("classic", (3, 8, 8), statistics(9), preprocess="pca")
+    with pytest.raises(ValueError, match=r"the mean image leaves \(got mean='color'\)"):
+        recipe("classic", (3, 8, 8), statistics(9), preprocess="zca", mean="color")

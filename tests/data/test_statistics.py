@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from fastconv.data import DatasetError, compute_statistics, open_dataset
-from fastconv.data.statistics import principal_components
+from fastconv.data.statistics import principal_components, zca_matrix
 
 
 def pixels_of(dataset, size, mode="RGB"):
@@ -111,6 +111,42 @@ def test_principal_components_of_a_known_covariance():
     # The axes in falling order, each turned so that its largest entry is positive.
     np.testing.assert_allclose(vectors, turn[:, [1, 0, 2]], atol=1e-12)
     assert (principal_components(np.zeros((3, 3)))[0] == 0).all()
+
+
+def test_zca_is_that_of_numpy(tmp_path, make_picture):
+    folder = tmp_path / "train" / "a"
+    folder.mkdir(parents=True)
+    images = [make_picture(5, 5, seed) for seed in range(70)]
+    for number, image in enumerate(images):
+        image.save(folder / f"{number:02}.png")
+    dataset = open_dataset(tmp_path, "train")
+    got = compute_statistics(dataset, 5, whiten=True)
+    assert set(got) - set(compute_statistics(dataset, 5)) == {"zca_matrix"}
+    flat = np.stack([np.asarray(i) for i in images]).transpose(0, 3, 1, 2).reshape(70, 75) / 255
+    values, vectors = np.linalg.eigh(np.cov(flat.T, bias=True))
+    expected = vectors @ np.diag((values + 0.01 * values.mean()) ** -0.5) @ vectors.T
+    assert got["zca_matrix"].dtype == torch.float32
+    np.testing.assert_allclose(got["zca_matrix"].numpy(), expected, rtol=0, atol=1e-4)
+
+
+def test_zca_of_a_known_covariance():
+    random = np.random.default_rng(0)
+    turn, _ = np.linalg.qr(random.normal(size=(6, 6)))
+    values = np.array([4.0, 2.0, 1.0, 0.5, 0.25, 0.1])
+    covariance = turn @ np.diag(values) @ turn.T
+    matrix = zca_matrix(covariance, epsilon=0)
+    np.testing.assert_allclose(matrix @ covariance @ matrix, np.eye(6), atol=1e-12)
+    np.testing.assert_allclose(matrix, matrix.T, atol=1e-12)  # which makes it ZCA, not PCA
+    softened = zca_matrix(covariance, epsilon=0.5)
+    kept = turn.T @ softened @ covariance @ softened @ turn
+    np.testing.assert_allclose(np.diag(kept), values / (values + 0.5 * values.mean()))
+
+
+def test_zca_refuses_large_images(make_folder):
+    dataset = open_dataset(make_folder(images=1), "train")
+    message = r"at most 5,000 values \(got 196,608 for 3x256x256\).*154.6 GB.*7,600 times 10\^12"
+    with pytest.raises(ValueError, match=message):
+        compute_statistics(dataset, 256, whiten=True)
 
 
 def test_errors(make_folder):

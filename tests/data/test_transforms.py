@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+import fastconv
 from fastconv.data import transforms as T
 
 MEAN = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(1))
@@ -19,6 +20,7 @@ STATISTICS = {
     "mean_color": MEAN.mean((1, 2)),
     "pca_values": VALUES,
     "pca_vectors": VECTORS,
+    "zca_matrix": torch.rand(192, 192, generator=torch.Generator().manual_seed(3)),
 }
 
 
@@ -222,8 +224,54 @@ PIPELINES = {
         T.RandomCrop(32, padding=4),
     ],
     "grey": [T.Resize(32), T.Grayscale(), T.RandomCrop(16), T.ToTensor(), T.Normalize(0.5, 0.25)],
+    "ten": [
+        T.Resize(40),
+        T.ToTensor(),
+        T.RandomCrop(32),
+        T.SubtractMean(MEAN),
+        T.RandomTenCrop(28),
+    ],
+    "contrast": [
+        T.Resize(40),
+        T.RandomCrop(32),
+        T.ToTensor(),
+        T.LocalContrast(5),
+        T.RandomCrop(28),
+    ],
+    "whitened": [
+        *(T.RandomHorizontalFlip(), T.Resize((8, 8)), T.ToTensor()),
+        *(T.Whiten(STATISTICS["zca_matrix"]), T.RandomCrop(6), T.Normalize(0, 2)),
+    ],
     "area": [T.RandomHorizontalFlip(), T.RandomResizedCrop(32), T.ToTensor(), T.SubtractMean(MEAN)],
 }
+
+
+def test_ten_crops_are_all_drawn_alike():
+    """Corners and centre of a picture whose pixels are all different, mirrored and not."""
+    image = torch.arange(9.0 * 11).view(1, 9, 11)
+    windows = [image[:, y : y + 5, x : x + 6] for y, x in ((0, 0), (0, 5), (4, 0), (4, 5), (2, 2))]
+    windows += [window.flip(2) for window in windows]
+    found = [0] * 10
+    for seed in range(1000):
+        crop = T.RandomTenCrop((5, 6))(image, generator(seed))
+        (which,) = [i for i, window in enumerate(windows) if torch.equal(crop, window)]
+        found[which] += 1
+    # 9 degrees of freedom: chi squared above 33.7 in one of ten thousand.
+    assert sum((n - 100) ** 2 / 100 for n in found) < 33.7
+
+
+def test_whitening_multiplies_by_its_matrix():
+    x = torch.randn(3, 4, 5, generator=generator(1))
+    matrix = torch.randn(60, 60, generator=generator(2))
+    got = T.Whiten(matrix)(x)
+    torch.testing.assert_close(got.flatten(), matrix @ x.flatten())
+
+
+def test_local_contrast_is_the_ops():
+    x = torch.randn(3, 12, 15, generator=generator(1))
+    for across in (True, False):
+        expected = fastconv.local_contrast_norm(x[None], 5, across_maps=across)[0]
+        torch.testing.assert_close(T.LocalContrast(5, across)(x), expected)
 
 
 @pytest.mark.parametrize("name", PIPELINES)
@@ -389,6 +437,11 @@ TENSOR = torch.zeros(3, 40, 60)
         (lambda: T.CenterCrop(2)(TENSOR.double()), TypeError, r"float32 .*got torch.float64"),
         (lambda: T.CenterCrop(2)(TENSOR[0]), TypeError, r"\(C, H, W\) on the CPU .*\(40, 60\)"),
         (lambda: T.CenterCrop(2)("x.jpg"), TypeError, r"transforms take .* \(got str\)"),
+        (lambda: T.Whiten(torch.zeros(2, 3)), ValueError, r"matrix must be \(D, D\) \(got .*2, 3"),
+        (lambda: T.Whiten(torch.eye(5))(TENSOR), ValueError, r"\(got 3x40x60 for 5\)"),
+        (lambda: T.Whiten(torch.eye(5))(IMAGE), TypeError, "Whiten takes tensors"),
+        (lambda: T.LocalContrast(0), ValueError, "kernel_size must be a positive int"),
+        (lambda: T.RandomTenCrop(50)(IMAGE), ValueError, r"at least 50x50 \(got 40x60\)"),
         (lambda: T.from_config({"size": 3}), ValueError, r"object with a name \(got \{'size': 3\}"),
         (
             lambda: T.from_config({"name": "Resise", "size": 3}),

@@ -14,10 +14,12 @@ ALEXNET_MAPS |= {"conv5": 13, "pool5": 6}
 ZFNET_MAPS = {"conv1": 110, "pool1": 55, "conv2": 26, "pool2": 13, "conv3": 13, "conv4": 13}
 ZFNET_MAPS |= {"conv5": 13, "pool5": 6}
 
-# (name, parameters, multiply-adds in millions, map sizes), at 1000 classes and 224x224
+# (name, parameters, multiply-adds in millions, map sizes), at 1000 classes and the native size
 IMAGENET = [
     ("alexnet", 60_965_224, 724, ALEXNET_MAPS),
     ("zfnet", 62_357_608, 1168, ZFNET_MAPS),
+    ("caffenet", 60_965_224, 724, ALEXNET_MAPS),
+    ("zfnet_wide", 107_627_624, 2477, ZFNET_MAPS),
 ]
 
 
@@ -53,12 +55,14 @@ def trace(model, images):
 def test_matches_the_papers_table(networks, name, parameters, mega_macs, maps):
     model = networks[name]
     assert sum(p.numel() for p in model.parameters()) == parameters
-    shapes, macs = trace(model, torch.zeros(1, 3, 224, 224))
+    side = 227 if name == "caffenet" else 224
+    shapes, macs = trace(model, torch.zeros(1, 3, side, side))
     for stage, size in maps.items():
         assert shapes[stage][1:] == (size, size), stage
     assert round(sum(macs.values()) / 1e6) == mega_macs
-    assert shapes["flatten"] == (9216,) and shapes["fc8"] == (1000,)
-    assert model.input_size == (3, 224, 224) and model.num_classes == 1000
+    assert shapes["flatten"] == (512 * 36 if name == "zfnet_wide" else 9216,)
+    assert shapes["fc8"] == (1000,) and model.num_classes == 1000
+    assert model.input_size == (3, side, side)
 
 
 def test_alexnets_groups(networks):
@@ -182,7 +186,7 @@ def test_num_classes_and_in_chans(name):
 
 
 def test_alexnets_own_arguments():
-    model = fastconv.create_model("alexnet", num_classes=2, bias=0.1, dropout=0.25)
+    model = fastconv.create_model("alexnet", num_classes=2, bias=0.1, p=0.25)
     for name in ("conv2", "conv4", "conv5", "fc6", "fc7"):
         assert (getattr(model, name).bias == 0.1).all(), name
     assert model.drop6.p == model.drop7.p == 0.25
@@ -216,11 +220,13 @@ def test_channels_last_and_autocast_flow_through(networks, name, autocast):
 
 def test_registry_lists_and_names():
     assert {"alexnet", "digits_convnet", "zfnet"} <= set(fastconv.list_models())
-    assert fastconv.list_models("zf*") == ["zfnet"]
+    assert fastconv.list_models("zf*") == ["zfnet", "zfnet_wide"]
     with pytest.raises(ValueError, match=r"unknown model 'alexnett'; closest: alexnet"):
         fastconv.create_model("alexnett")
     with pytest.raises(ValueError, match=r"num_classes must be at least 1 \(got num_classes=0\)"):
         fastconv.create_model("alexnet", num_classes=0)
+    with pytest.raises(ValueError, match="zfnet has no option 'droput'"):
+        fastconv.create_model("zfnet", droput=0.1)
 
 
 def test_register_model():

@@ -44,6 +44,10 @@ LAYERS = {
     "blocks": (2, 40, (14, 13), 72, (7, 5), (1, 1), (3, 3, 2, 2), (1, 1), 2),
     "one tap more": (2, 32, (14, 9), 48, (4, 4), (1, 1), (5, 0, 1, 6), (1, 1), 1),
     "uneven steps": (2, 16, (15, 40), 33, (3, 6), (1, 3), (0, 2, 4, 1), (1, 1), 1),
+    # Few channels, read in place: runs that end in every part of a panel.
+    "photograph": (3, 3, (41, 67), 50, (7, 7), (2, 2), (0, 1, 3, 1), (1, 1), 1),
+    "two channels": (2, 2, (12, 33), 16, (2, 15), (1, 1), (1, 0, 2, 2), (1, 1), 1),
+    "four channels": (1, 4, (9, 60), 33, (1, 3), (2, 3), (0, 0, 1, 0), (1, 1), 1),
     "many tiles": (2, 4, (40, 31), 200, (2, 2), (1, 1), (1, 0, 1, 0), (1, 1), 1),
 }
 
@@ -202,7 +206,14 @@ def test_only_the_gradients_that_are_asked_for():
 
 @pytest.mark.parametrize("memory_format", FORMATS, ids=str)
 def test_threads_do_not_change_a_bit(memory_format):
-    for layer in ("many tiles", "alexnet conv2", "dilated stride", "folded", "blocks"):
+    for layer in (
+        "many tiles",
+        "alexnet conv2",
+        "dilated stride",
+        "folded",
+        "blocks",
+        "photograph",
+    ):
         tensors, window = tensors_of(LAYERS[layer], torch.float32, memory_format)
         assert_same_for_all_thread_counts(
             lambda t=tensors, w=window: results(ours, *t, *w, relu=True)

@@ -91,6 +91,7 @@ def test_wheel_from_the_sdist_alone_works(wheel_build, tmp_path):
         names = archive.namelist()
         archive.extractall(tmp_path)
     assert any(re.fullmatch(r"fastconv/_C\..*\.so", n) for n in names)
+    assert "fastconv/presets/alexnet2012.yaml" in names
     assert not any(n.startswith(("csrc/", "tests/", "bench/", "build_support/")) for n in names)
     code = "import fastconv, torch; print(fastconv.max_pool2d(torch.arange(4.).view(1, 2, 2), 2))"
     result = subprocess.run(

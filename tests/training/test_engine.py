@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from fastconv import training
-from fastconv.nn import DropConnectLinear
+from fastconv.nn import DropConnectLinear, TiledConv2d
 from fastconv.training import engine, optimizer
 from fastconv.training.checkpoint import load_state
 from fastconv.training.evaluate import evaluate
@@ -88,6 +88,20 @@ def test_filters_above_the_limit_are_scaled_to_it():
     optimizer.limit_filter_rms([weight], 0.1)
     expected = torch.tensor([0.05, 0.1, 0.1, -0.1])
     torch.testing.assert_close(weight[:, 0, 0, 0], expected)
+
+
+def test_tiled_layers_have_filters_and_biases_like_others():
+    """A tiled filter is limited for itself; tiled biases are biases, though they have 3 dims."""
+    weight = torch.ones(2, 1, 2, 2, 3, 3) * torch.tensor([0.05, 0.4]).view(2, 1, 1, 1, 1, 1)
+    optimizer.limit_filter_rms([weight], 0.1)
+    torch.testing.assert_close(weight[:, 0, 1, 1, 2, 2], torch.tensor([0.05, 0.1]))
+    model = nn.Sequential(TiledConv2d(1, 2, 3, 2), nn.Conv2d(2, 2, 1))
+    settings = training.Settings(lr=0.1, bias_lr=2.0, weight_decay=0.5)
+    weights, biases = optimizer.build_optimizer(model, settings).param_groups
+    assert [p.shape for p in weights["params"]] == [(2, 2, 2, 1, 3, 3), (2, 2, 1, 1)]
+    assert [p.shape for p in biases["params"]] == [(2, 2, 2), (2,)]
+    assert (weights["weight_decay"], biases["weight_decay"]) == (0.5, 0.0)
+    assert (weights["lr"], biases["lr"]) == (0.1, 0.2)
 
 
 def test_step_seeds_differ():

@@ -10,6 +10,7 @@ from torch import nn
 
 import fastconv
 from fastconv import nn as fnn
+from fastconv.ops.tiled_conv2d import tiled_conv2d_ref
 from fastconv.visualize import Deconvnet, features, main_layers
 
 
@@ -59,6 +60,11 @@ def step_by_step(stages, x, top, map, unpool="accumulate"):
             if getattr(stage, "activation", "none") == "relu":
                 x = x.relu()
                 down.append(torch.relu)
+        elif isinstance(stage, fnn.TiledConv2d):
+            window = (None, stage.stride, stage.padding, stage.groups)
+            filter = lambda v, w=stage.weight, o=window: tiled_conv2d_ref(v, w, *o)  # noqa: E731
+            x = stage(below)
+            down.append(lambda s, f=filter, b=below: torch.func.vjp(f, b)[1](s)[0])
         elif isinstance(stage, nn.ReLU):
             x = x.relu()
             down.append(torch.relu)
@@ -132,11 +138,23 @@ def test_equals_the_way_back_layer_by_layer(layer, unpool):
     torch.testing.assert_close(got.pixels, expected, rtol=1e-12, atol=1e-14)
 
 
+HE = {"init": "he"}
+
+
 @pytest.mark.parametrize(
     ("name", "shape", "kwargs"),
     [
-        ("alexnet", (1, 3, 67, 75), {"init": "he"}),
-        ("zfnet", (1, 3, 80, 64), {"init": "he"}),
+        ("alexnet", (1, 3, 67, 75), HE),
+        (
+            "alexnet",
+            (1, 3, 67, 64),
+            {**HE, "variant": "code", "tile_size": (1, 2, 1, 1, 1)},
+        ),
+        ("alexnet", (1, 3, 67, 64), {**HE, "norm": "contrast", "drop_layers": (3, 4, 7)}),
+        ("caffenet", (1, 3, 67, 70), {**HE, "pooling": "stochastic"}),
+        ("alexnet_owt", (1, 3, 63, 70), {}),
+        ("zfnet", (1, 3, 80, 64), HE),
+        ("zfnet_wide", (1, 3, 64, 64), {**HE, "regulariser": "dropconnect"}),
         ("digits_convnet", (3, 1, 8, 8), {}),
         ("cifar_stochastic_pooling", (2, 3, 32, 32), {}),
         ("cifar_dropconnect", (2, 3, 32, 32), {}),
@@ -144,13 +162,14 @@ def test_equals_the_way_back_layer_by_layer(layer, unpool):
     ],
 )
 def test_on_every_model_of_the_package(name, shape, kwargs):
-    assert len(fastconv.list_models()) == 6, "a new model belongs here"
+    assert len(fastconv.list_models()) == 9, "a new model belongs here"
     torch.manual_seed(0)
     net = fastconv.create_model(name, **kwargs).double().eval()
     x = images(*shape)
     for layer in main_layers(net):
         got = Deconvnet(net)(x, layer, 2)
-        expected = step_by_step(net.children(), x, net.get_submodule(layer), 2)
+        leaves = [m for m in net.modules() if not list(m.children())]
+        expected = step_by_step(leaves, x, net.get_submodule(layer), 2)
         assert got.pixels.shape == x.shape
         torch.testing.assert_close(got.pixels, expected, rtol=1e-9, atol=1e-12)
 

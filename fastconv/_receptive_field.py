@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import NamedTuple
 
 import torch
 from torch import nn
 
 from fastconv import nn as fnn
+from fastconv._layers import _Reached, blank_image, find_layer, looking
 from fastconv.models._stages import CeilPad2d
 from fastconv.ops._arguments import pair
-from fastconv.visualize._layers import _Reached, blank_image, find_layer, looking
 
 _WINDOWS = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d, fnn.TiledConv2d, fnn.StochasticPool2d)
 _WINDOWS += (fnn.SumPool2d,)
@@ -51,8 +52,21 @@ def receptive_field(
         input_size: (C, H, W) of the images.
     """
     find_layer(model, layer)
+    fields = receptive_fields(model, input_size, layer)
+    if layer not in fields:
+        raise ValueError(f"layer: {layer} did not run in the model's forward")
+    return fields[layer]
+
+
+def receptive_fields(
+    model: nn.Module, input_size: tuple[int, int, int], last: str | None = None
+) -> dict[str, ReceptiveField]:
+    """The receptive field of every layer in the order in which they run, up to ``last``; as
+    `receptive_field`, in one pass.
+    """
     size, stride, start = [1, 1], [1, 1], [0, 0]
     whole = False
+    fields: dict[str, ReceptiveField] = {}
 
     def hook(name: str):
         def after(module: nn.Module, inputs: tuple, output) -> None:
@@ -66,25 +80,24 @@ def receptive_field(
                     start[axis] -= padding * stride[axis]
                     size[axis] += (kernel - 1) * dilation * stride[axis]
                     stride[axis] *= step
-            if name == layer:
+            fields[name] = (
+                ReceptiveField(tuple(input_size[1:]), (0, 0), (0, 0), True)
+                if whole
+                else ReceptiveField(tuple(size), tuple(stride), tuple(start))
+            )
+            if name == last:
                 raise _Reached
 
         return after
 
     hooks = [m.register_forward_hook(hook(name)) for name, m in model.named_modules() if name]
     try:
-        with torch.no_grad(), looking(model):
+        with contextlib.suppress(_Reached), torch.no_grad(), looking(model):
             model(blank_image(model, input_size))
-        raise ValueError(f"layer: {layer} did not run in the model's forward")
-    except _Reached:
-        pass
     finally:
         for handle in hooks:
             handle.remove()
-    height, width = input_size[1:]
-    if whole:
-        return ReceptiveField((height, width), (0, 0), (0, 0), True)
-    return ReceptiveField(tuple(size), tuple(stride), tuple(start))
+    return fields
 
 
 def _window_of(module: nn.Module) -> tuple | None:
