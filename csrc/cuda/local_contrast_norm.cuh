@@ -29,9 +29,10 @@
 // Twice is the least without keeping an image on the chip: y waits for the deviation around it, and
 // for that of the whole image; grad_input for sums over what surrounds it.
 //
-// Where each map has a mean and a deviation of its own (M = 1) the sums are not made, the blurs
-// read x themselves, and statistics are as many as elements: forward x 3 times, y once, 6
-// statistics; backward x 4 times, g twice, grad_input once, 23.
+// With a single map, as where each has a mean and a deviation of its own, nothing is summed or
+// gathered: the steps read x and g themselves, and statistics are as many as elements. Forward: x 3
+// times, y once, 6 statistics; backward, where each map is by itself: x 5 times, g 3 times,
+// grad_input once, 16 statistics.
 //
 // A window that does not fit into shared memory blurs rows, then columns, from global memory.
 #pragma once
@@ -44,6 +45,18 @@
 #include "cuda/tiles.cuh"
 
 namespace fastconv {
+
+// Of a position, over its maps: sum g / divisor, sum v, and the gradient of the divisor, each with
+// the divisor that this position has.
+template <typename acc_t>
+struct Gathered {
+  acc_t direct, spread, change;
+};
+template <typename acc_t>
+__device__ __forceinline__ Gathered<acc_t> gathered_of(acc_t sum_g, acc_t sum_v, acc_t sum_gv,
+                                                       acc_t inverse) {
+  return {sum_g * inverse, sum_v, -sum_gv * inverse * inverse};
+}
 
 // All that the kernels of one call read and write; null where the direction has no use for it.
 // Statistics are [image][position], with position = (y, x, lane).
@@ -74,6 +87,14 @@ struct Contrast {
   __device__ acc_t inverse_divisor(int image, int position) const {
     const acc_t s = deviation[image * saved + position], f = floor[lane_of(image, position)];
     return acc_t(1) / ((s > f) | (s != s) ? s : f);
+  }
+  // As the gather left it; a single map needs none.
+  __device__ Gathered<acc_t> gathered(int image, int position) const {
+    const int item = image * plane + position;
+    if (maps > 1) return {direct[item], spread[item], change[item]};
+    const acc_t v = to_acc(input[item]) - mean[image * saved + position];
+    const acc_t g = to_acc(grad_output[item]);
+    return gathered_of(g, v, g * v, inverse_divisor(image, position));
   }
 };
 
@@ -148,10 +169,10 @@ __global__ void __launch_bounds__(kThreads) contrast_sum_kernel(Contrast<scalar_
   }
   if (!exists || member != 0) return;
   if constexpr (kSum == ContrastSum::kGather) {
-    const acc_t inverse = c.inverse_divisor(image, position);
-    c.direct[item] = sums[0] * inverse;
-    c.spread[item] = sums[1];
-    c.change[item] = -sums[2] * inverse * inverse;
+    const auto all = gathered_of(sums[0], sums[1], sums[2], c.inverse_divisor(image, position));
+    c.direct[item] = all.direct;
+    c.spread[item] = all.spread;
+    c.change[item] = all.change;
   } else {
     const acc_t from_base = c.share * sums[0];
     const acc_t variance = c.share * sums[1] - from_base * from_base;
@@ -197,7 +218,8 @@ __device__ __forceinline__ accumulate_t<scalar_t> blur_source(const Contrast<sca
   } else if constexpr (kBlur == ContrastBlur::kThroughDeviation) {
     const int lane = c.lane_of(image, position);
     const acc_t s = c.deviation[saved];
-    const acc_t t = c.floor_share[lane] + (s > c.floor[lane] ? c.change[item] : acc_t(0));
+    const acc_t change = s > c.floor[lane] ? c.gathered(image, position).change : acc_t(0);
+    const acc_t t = c.floor_share[lane] + change;
     return s > 0 ? c.share * t / s : acc_t(0);
   } else {
     return c.direct[item];
@@ -213,7 +235,8 @@ __device__ __forceinline__ void blur_sink(const Contrast<scalar_t>& c, int image
   } else if constexpr (kBlur == ContrastBlur::kDeviation) {
     c.deviation[saved] = std::sqrt(value);
   } else if constexpr (kBlur == ContrastBlur::kThroughDeviation) {  // value = r
-    c.direct[item] = c.share * (c.direct[item] + value * c.spread[item]);
+    const auto all = c.gathered(image, position);
+    c.direct[item] = c.share * (all.direct + value * all.spread);
     c.spread[item] = value;
   } else {
     c.change[item] = value;
@@ -316,7 +339,7 @@ __global__ void __launch_bounds__(kMeanThreads)
     if constexpr (kMean == ContrastMean::kFloor) {
       sum += s;
     } else {
-      sum += s > c.floor[out] ? acc_t(0) : c.change[image * c.plane + position];
+      sum += s > c.floor[out] ? acc_t(0) : c.gathered(image, position).change;
     }
   }
   sums[thread] = sum;

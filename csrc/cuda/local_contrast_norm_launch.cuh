@@ -26,7 +26,7 @@ inline bool contrast_fits(const ContrastProblem& p, size_t element_size) {
 inline int64_t contrast_rooms(const ContrastProblem& p, bool backward, size_t element_size) {
   const int saved_nowhere = p.across_maps ? 0 : 2;         // mean and deviation
   const int far = contrast_fits(p, element_size) ? 0 : 1;  // half a blur
-  return saved_nowhere + far + (backward ? 3 : p.across_maps ? 2 : 0);
+  return saved_nowhere + far + (backward ? 3 : p.shape.maps > 1 ? 2 : 0);
 }
 inline int64_t contrast_table(const ContrastProblem& p) {
   return max_of(p.radius_h, p.radius_w) + 1 + p.shape.height + p.shape.width;
@@ -78,7 +78,7 @@ class ContrastCall {
       c_.direct = take_room();
       c_.spread = take_room();
       c_.change = take_room();
-    } else if (p_.across_maps) {
+    } else if (s.maps > 1) {
       c_.average = take_room();
       c_.variance = take_room();
     }
@@ -136,17 +136,17 @@ class ContrastCall {
   }
 
   cudaError_t backward(const Contrast<scalar_t>& c, const Tiles& t) const {
-    return in_order(
-        [&] { return p_.across_maps ? cudaSuccess : statistics(c, t); },
-        [&] { return mean<ContrastMean::kFloor>(c); }, [&] { return sum<ContrastSum::kGather>(c); },
-        [&] { return mean<ContrastMean::kFloorShare>(c); },
-        [&] { return blur<ContrastBlur::kThroughDeviation>(c, t); },
-        [&] { return blur<ContrastBlur::kThroughMean>(c, t); }, [&] { return result<true>(c); });
+    return in_order([&] { return p_.across_maps ? cudaSuccess : statistics(c, t); },
+                    [&] { return mean<ContrastMean::kFloor>(c); },
+                    [&] { return c.maps > 1 ? sum<ContrastSum::kGather>(c) : cudaSuccess; },
+                    [&] { return mean<ContrastMean::kFloorShare>(c); },
+                    [&] { return blur<ContrastBlur::kThroughDeviation>(c, t); },
+                    [&] { return blur<ContrastBlur::kThroughMean>(c, t); },
+                    [&] { return result<true>(c); });
   }
 
   cudaError_t statistics(const Contrast<scalar_t>& c, const Tiles& t) const {
-    const bool sums = p_.across_maps;
-    return in_order([&] { return sums ? sum<ContrastSum::kMoments>(c) : cudaSuccess; },
+    return in_order([&] { return c.maps > 1 ? sum<ContrastSum::kMoments>(c) : cudaSuccess; },
                     [&] { return blur<ContrastBlur::kMean>(c, t); },
                     [&] { return blur<ContrastBlur::kDeviation>(c, t); });
   }

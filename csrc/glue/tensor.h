@@ -98,8 +98,8 @@ inline Tensor contiguous_as(const Tensor& t, MemoryFormat format) {
   return torch::stable::contiguous(t, format);  // the tensor itself where it is so already
 }
 
-// Asks Linux for huge pages behind a large new tensor. From 32 MB on, malloc takes fresh memory from
-// the system for each, and the first touch of every page costs more than the computation where
+// Asks Linux for huge pages behind a large new tensor. From 32 MB on, malloc takes fresh memory
+// from the system for each, and the first touch of every page costs more than the computation where
 // pages are small: 77 MB were filled in 47 ms, and in 9 ms with huge pages. Advice alone: nothing
 // depends on its being taken.
 inline void advise_huge_pages(const Tensor& t) {

@@ -28,8 +28,8 @@ static cudaError_t run(const simt::Request& r) {
   const auto image = scratch<scalar_t>(s.image), filters = scratch<scalar_t>(s.filters);
   const auto a = r.pointer<const scalar_t>(0), b = r.pointer<const scalar_t>(1);
   if (r.entry == "forward") {
-    return launch_conv2d(path, a, b, r.pointer<const scalar_t>(2), r.pointer<scalar_t>(3),
-                                 p, relu, last, weight_last, image.get(), filters.get(), nullptr);
+    return launch_conv2d(path, a, b, r.pointer<const scalar_t>(2), r.pointer<scalar_t>(3), p, relu,
+                         last, weight_last, image.get(), filters.get(), nullptr);
   }
   if (r.entry == "input_grad") {
     return launch_conv2d_input_grad(path, a, b, r.pointer<scalar_t>(2), p, last, weight_last,

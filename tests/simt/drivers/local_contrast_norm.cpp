@@ -32,12 +32,12 @@ int main() {
       std::vector<acc_t> scratch(size_t(contrast_norm_scratch<scalar_t>(p, backward)));
       std::memset(scratch.data(), 0xff, scratch.size() * sizeof(acc_t));
       if (backward) {
-        return launch_contrast_norm_backward(r.pointer<const scalar_t>(0), r.pointer<const scalar_t>(1),
-                                 r.pointer<const acc_t>(2), r.pointer<scalar_t>(3), scratch.data(),
-                                 p, nullptr);
+        return launch_contrast_norm_backward(
+            r.pointer<const scalar_t>(0), r.pointer<const scalar_t>(1), r.pointer<const acc_t>(2),
+            r.pointer<scalar_t>(3), scratch.data(), p, nullptr);
       }
       return launch_contrast_norm(r.pointer<const scalar_t>(0), r.pointer<scalar_t>(1),
-                              r.pointer<acc_t>(2), scratch.data(), p, nullptr);
+                                  r.pointer<acc_t>(2), scratch.data(), p, nullptr);
     });
   });
 }

@@ -20,8 +20,8 @@ int main() {
       if (r.entry == "forward") {
         return launch_response_norm(first, r.pointer<scalar_t>(1), p, nullptr);
       }
-      return launch_response_norm_backward(first, r.pointer<const scalar_t>(1), r.pointer<scalar_t>(2), p,
-                                    nullptr);
+      return launch_response_norm_backward(first, r.pointer<const scalar_t>(1),
+                                           r.pointer<scalar_t>(2), p, nullptr);
     });
   });
 }
