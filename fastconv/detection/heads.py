@@ -80,7 +80,7 @@ class Training:
     regress: float = 0.6
     c: float = 1.0
     rounds: int = 4
-    most: int = 10000
+    most: int = 5000
     seed: int = 0
 
 
@@ -147,7 +147,7 @@ def _train_svm(
     first = min(options.most, max(2000, 4 * len(right)))
     share = first / max(1, sum(int(n.sum()) for n in negatives))
     chosen = [n & torch.from_numpy(rng.random(len(n)) < share) for n in negatives]
-    svm = LinearSVC(C=options.c, class_weight={1: 2.0}, max_iter=5000)
+    svm = LinearSVC(C=options.c, class_weight={1: 2.0}, tol=1e-3, max_iter=3000)
     weight, bias = torch.zeros_like(mean), torch.zeros(())
     for round in range(options.rounds):
         wrong = _rows(samples, chosen, mean, scale).numpy()
