@@ -268,7 +268,8 @@ def test_too_many_bytes_are_refused_while_they_come(serve):
 
     def endless():
         nonlocal taken
-        yield b'--x\r\nContent-Disposition: form-data; name="image"; filename="a.jpg"\r\n\r\n\xff\xd8\xff'
+        head = 'Content-Disposition: form-data; name="image"; filename="a.jpg"'
+        yield f"--x\r\n{head}\r\n\r\n".encode() + b"\xff\xd8\xff"
         while taken < 200_000_000:
             taken += 1_000_000
             yield bytes(1_000_000)
@@ -300,7 +301,8 @@ def test_ten_megabytes_to_the_byte(serve, encode):
             "multipart/form-data; boundary=x",
         ),
         (
-            b'--x\r\nContent-Disposition: form-data; name="other"; filename="a"\r\n\r\nz\r\n--x--\r\n',
+            b'--x\r\nContent-Disposition: form-data; name="other"; filename="a"\r\n\r\n'
+            b"z\r\n--x--\r\n",
             "multipart/form-data; boundary=x",
         ),
     ],
