@@ -30,6 +30,7 @@ class Browser:
             "--headless",
             "--no-sandbox",
             "--disable-gpu",
+            "--hide-scrollbars",  # a page's picture is as wide as the window
             "--disable-background-networking",
             "--no-first-run",
             "--remote-debugging-pipe",

@@ -168,16 +168,24 @@ async function look(card, button, url, name) {
 
 // -- notes and removing ------------------------------------------------------------------------
 
-async function saveNote(form, url) {
+const saves = new WeakMap(); // of a form: its latest save
+
+// A form's saves reach the server in their order, and only the latest one's answer is shown.
+function saveNote(form, url) {
   const saved = form.querySelector(".saved");
   const body = JSON.stringify({ label: form.elements.label.value, note: form.elements.note.value });
   const headers = { "Content-Type": "application/json" };
-  try {
-    await ask(`${url}/note`, { method: "PUT", headers, body });
-    note(saved, "Saved");
-  } catch (error) {
-    note(saved, error.message, true);
-  }
+  note(saved, "Saving …");
+  const before = saves.get(form);
+  const save = (async () => {
+    await before;
+    const [text, failed] = await ask(`${url}/note`, { method: "PUT", headers, body }).then(
+      () => ["Saved", false],
+      (error) => [error.message, true],
+    );
+    if (saves.get(form) === save) note(saved, text, failed);
+  })();
+  saves.set(form, save);
 }
 
 function note(place, text, failed = false) {
