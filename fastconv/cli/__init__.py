@@ -8,10 +8,24 @@ import sys
 from collections.abc import Sequence
 
 from fastconv._version import __version__
-from fastconv.cli import detect, export, info, pack, predict, search, train, transfer, visualize
+from fastconv.cli import (
+    demo,
+    detect,
+    export,
+    info,
+    pack,
+    predict,
+    search,
+    train,
+    transfer,
+    visualize,
+)
 from fastconv.cli import eval as eval_command
 
-COMMANDS = (info, train, eval_command, predict, visualize, transfer, detect, search, pack, export)
+COMMANDS = (
+    *(info, train, eval_command, predict, visualize),
+    *(transfer, detect, search, demo, pack, export),
+)
 
 
 def build_parser() -> argparse.ArgumentParser:

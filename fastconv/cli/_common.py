@@ -11,15 +11,19 @@ def hint(command: str) -> None:
     print(f"next: {command}", file=sys.stderr)
 
 
-def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+def add_run_arguments(
+    parser: argparse.ArgumentParser, *, optional: bool = False, json: bool = True
+) -> None:
     """RUN and how to use it."""
-    parser.add_argument("path", metavar="RUN", help="folder of the run")
+    count = "?" if optional else None
+    parser.add_argument("path", metavar="RUN", nargs=count, help="folder of the run")
     parser.add_argument(
         "--weights", choices=("best", "last"), default="best", help="which weights (default: best)"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads of torch")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    if json:
+        parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def open_run(args: argparse.Namespace):
