@@ -64,12 +64,13 @@ def check_int(op: str, name: str, value: object, least: int = 1) -> None:
         raise ValueError(f"{op}: {name} must be at most {2**63 - 1} (got {name}={value})")
 
 
-def check_number(op: str, name: str, value: object) -> None:
-    """An int or float that a float64 can hold; infinities and NaN pass."""
+def number(op: str, name: str, value: object) -> float:
+    """An int or float as a float; infinities and NaN pass."""
     if not _is_int(value) and not isinstance(value, float | torch.SymFloat):
         raise TypeError(f"{op}: {name} must be a number (got {name}={value!r})")
     if isinstance(value, int) and abs(value) > 2**1023:
         raise ValueError(f"{op}: {name} must fit into a float64 (got {name}={value})")
+    return float(value) if isinstance(value, int) else value
 
 
 def check_bool(op: str, name: str, value: object) -> None:

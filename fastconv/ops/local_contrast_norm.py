@@ -16,8 +16,8 @@ from fastconv.ops._arguments import (
     batched_maps,
     check_bool,
     check_int,
-    check_number,
     memory_format,
+    number,
 )
 
 _DIVISORS = ("mean", "threshold")
@@ -68,9 +68,9 @@ def local_contrast_norm(
         raise ValueError(
             f"{op}: kernel_size must be odd and positive (got kernel_size={kernel_size})"
         )
-    sigma = kernel_size / 4 if sigma is None else sigma
+    sigma = kernel_size / 4 if sigma is None else number(op, "sigma", sigma)
+    eps = number(op, "eps", eps)
     for name, value in (("sigma", sigma), ("eps", eps)):
-        check_number(op, name, value)
         if not 0 < value < math.inf:
             raise ValueError(f"{op}: {name} must be positive and finite (got {name}={value})")
     check_bool(op, "across_maps", across_maps)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastconv.ops._arguments import check_floating, check_int, check_number, memory_format
+from fastconv.ops._arguments import check_floating, check_int, memory_format, number
 
 _ALPHA_MODES = ("mean", "sum")
 _REGIONS = ("across", "within")
@@ -55,8 +55,7 @@ def local_response_norm(
     op = "local_response_norm"
     check_floating(op, "input", input)
     check_int(op, "size", size)
-    for name, value in (("alpha", alpha), ("beta", beta), ("k", k)):
-        check_number(op, name, value)
+    alpha, beta, k = number(op, "alpha", alpha), number(op, "beta", beta), number(op, "k", k)
     if alpha_mode not in _ALPHA_MODES:
         raise ValueError(
             f"{op}: alpha_mode must be 'mean' or 'sum' (got alpha_mode={alpha_mode!r})"

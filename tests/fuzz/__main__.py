@@ -115,9 +115,10 @@ def campaign(op, cases, seed):
             done += 1
     for found in (*failures.values(), *deaths):
         print(f"{op}: {found['failure']}\n    {json.dumps(found['case'])}", flush=True)
+    seconds = time.monotonic() - start
     print(
-        f"{op}: {done} cases ({computed} that must be computed), {len(failures)} kinds of failures, "
-        f"{len(deaths)} deaths, {time.monotonic() - start:.0f} s",
+        f"{op}: {done} cases ({computed} that must be computed), {len(failures)} kinds of "
+        f"failures, {len(deaths)} deaths, {seconds:.0f} s",
         flush=True,
     )
     return 1 if failures or deaths else 0

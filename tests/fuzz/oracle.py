@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 import fastconv
@@ -27,7 +29,7 @@ def failure_of(case):
     outputs = result if isinstance(result, tuple) else (result,)
     if any(t.device.type == "meta" for t in tensors.values()):
         return None
-    if any(v.get("layout") == "huge" for v in case["args"].values() if is_tensor(v)):
+    if any(t.numel() > 10**7 for t in tensors.values()):
         return None
     torch.manual_seed(case["seed"])
     values = {name: t.detach().contiguous() for name, t in tensors.items()}
@@ -71,10 +73,13 @@ def _wrong_result(case, args, values, expected, outputs, leaves):
     if expected.switches is not None and not torch.equal(outputs[1], expected.switches):
         return "switches differ"
     exact = expected.function(*(t.double() for t in given))
+    if args.get("activation") == "relu":
+        exact = exact.relu()
     wrong = _too_far("output", output.detach(), exact, expected, given)
     if wrong or not output.requires_grad:
         return wrong
-    if not expected.grad or case["args"]["input"]["fill"] == "not_finite":
+    numbers = [v for v in args.values() if isinstance(v, float)]
+    if case["args"]["input"]["fill"] == "not_finite" or not all(map(math.isfinite, numbers)):
         return None
     generator = torch.Generator().manual_seed(case["seed"])
     grad = torch.randn(output.shape, generator=generator, dtype=torch.float64).to(output.dtype)
@@ -167,6 +172,8 @@ def _wrong_meta(case, outputs):
                            strict=True):  # fmt: skip
         if ours.shape != there.shape or ours.dtype != there.dtype:
             return f"on the meta device {there.dtype} of {tuple(there.shape)} comes out"
+        if args.get("algorithm") == "auto":  # torch's convolution, whose strides are its own
+            continue
         if ours.numel() and ours.stride() != there.stride():
             return f"on the meta device strides are {there.stride()}, not {ours.stride()}"
     return None

@@ -30,7 +30,6 @@ class Expected:
     exact: bool = False
     linear: bool = False
     switches: Tensor | None = None
-    grad: bool = True
 
 
 def page(op):

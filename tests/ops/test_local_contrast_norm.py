@@ -336,7 +336,12 @@ def test_wrong_inputs():
                 "divisor must be 'mean' or 'threshold' (got divisor='max')",
             ),
             (call, (x[0, 0],), {}, "input must have shape (N, C, H, W) or (C, H, W) (got (4, 4))"),
-            (call, (x.int(),), {}, "input must be float32, float64, float16 or bfloat16 (got torch.int32)"),
+            (
+                call,
+                (x.int(),),
+                {},
+                "input must be float32, float64, float16 or bfloat16",
+            ),
             (call, (x[:, :0],), {}, "input must have no empty dimension but the batch"),
             (call, (x[..., :0],), {}, "input must have no empty dimension but the batch"),
             (backward, (y[:, :1], x, statistics, *rest), {}, "grad_output must have size 2 in"),

@@ -296,7 +296,10 @@ def test_wrong_inputs():
         ({"stride": 0}, "stride must be at least 1 (got stride=0)"),
         ({"x": values[0, 0]}, "input must have shape (N, C, H, W) or (C, H, W) (got (4, 3))"),
         ({"sw": switches[0, 0]}, "switches must have shape (N, C, H, W) or (C, H, W) (got (4, 3))"),
-        ({"x": values.int()}, "input must be float32, float64, float16 or bfloat16 (got torch.int32)"),
+        (
+            {"x": values.int()},
+            "input must be float32, float64, float16 or bfloat16",
+        ),
     ]
     assert_refuses([(call, (), kwargs, f"{name}: {text}") for kwargs, text in cases])
     g = sample(1, 3, 9, 8)
