@@ -4,6 +4,10 @@
 #include <atomic>
 #include <exception>
 #include <new>
+#if defined(FASTCONV_STD_THREADS)
+#include <thread>
+#include <vector>
+#endif
 
 #include "core/window.h"
 #include "cpu/isa.h"
@@ -42,6 +46,33 @@ struct Entry<Name, function> {
     m.impl(#op, TORCH_BOX((&::fastconv::Entry<Name, &op>::call))); \
   } while (false)
 
+// body(begin, end) over parts of [0, count), each of `grain` units at least.
+#if defined(FASTCONV_STD_THREADS)
+// For ThreadSanitizer, which cannot see how OpenMP's threads wait for each other
+// (tests/sanitize.sh).
+template <class F>
+void for_parts_of(int64_t count, int64_t /*grain*/, const F& body) {
+  static thread_local bool inside = false;
+  if (inside || count <= 1) return body(0, count);
+  constexpr int64_t kThreads = 4;
+  std::vector<std::thread> threads;
+  for (int64_t i = 0; i < kThreads; ++i) {
+    const int64_t begin = count * i / kThreads, end = count * (i + 1) / kThreads;
+    if (begin == end) continue;
+    threads.emplace_back([&body, begin, end] {
+      inside = true;
+      body(begin, end);
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+}
+#else
+template <class F>
+void for_parts_of(int64_t count, int64_t grain, const F& body) {
+  torch::stable::parallel_for(0, count, grain, body);
+}
+#endif
+
 // Splits [0, count) over torch's threads; a unit costs about `cost` element operations. The first
 // exception of a thread comes out as it was thrown: torch would keep no more than that there was
 // one.
@@ -49,9 +80,10 @@ template <class F>
 void parallel_over(int64_t count, int64_t cost, const F& body) {
   constexpr int64_t kCostWorthAThread = 32768;
   const int64_t grain = cost >= kCostWorthAThread ? 1 : kCostWorthAThread / (cost > 0 ? cost : 1);
+  if (count <= 0) return;
   std::atomic<bool> failed{false};
   std::exception_ptr error;
-  torch::stable::parallel_for(0, count, grain, [&](int64_t begin, int64_t end) {
+  for_parts_of(count, grain, [&](int64_t begin, int64_t end) {
     try {
       body(begin, end);
     } catch (...) {

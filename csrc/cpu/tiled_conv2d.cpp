@@ -44,8 +44,9 @@ static Tensor tiled_conv2d(const Tensor& input, const Tensor& weight, std::optio
       check_tiled_conv2d(op, "input", input, weight, sizes_of(input), stride, padding, groups);
   check_tiled_bias(op, bias, weight, input);
   if (bias) bias = contiguous_as(*bias, MemoryFormat::Contiguous);
-  const Tensor weights = torch::stable::contiguous(
-      torch::stable::transpose(torch::stable::transpose(weight, 3, 4), 4, 5));
+  const Tensor weights =
+      contiguous_as(torch::stable::transpose(torch::stable::transpose(weight, 3, 4), 4, 5),
+                    MemoryFormat::Contiguous);
   Tensor output =
       new_tensor(input, conv2d_output_sizes(p.conv), input.scalar_type(), memory_format_of(input));
   std::vector<Product> products;

@@ -119,7 +119,7 @@ def pool_window(
     ``most``: elements that a window may have; a switch is one byte.
     """
     kernel_size = pair(op, "kernel_size", kernel_size, 1)
-    no_stride = stride is None or (isinstance(stride, Sequence) and len(stride) == 0)
+    no_stride = stride is None or (isinstance(stride, list | tuple) and not stride)
     stride = kernel_size if no_stride else pair(op, "stride", stride, 1)
     padding, dilation = pair(op, "padding", padding), pair(op, "dilation", dilation, 1)
     for size, around in zip(kernel_size, padding, strict=True):

@@ -226,7 +226,7 @@ def local_contrast_norm(draw):
     args["sigma"] = draw(st.sampled_from([None, 0.5, 3, 1e-3, 1e20]))
     args["across_maps"] = draw(st.booleans())
     args["divisor"] = draw(st.sampled_from(["mean", "threshold"]))
-    args["eps"] = draw(st.sampled_from([1e-4, 1e-2, 1]))
+    args["eps"] = draw(st.sampled_from([1e-4, 1e-2, 0.97]))  # at 1, ties have two gradients
     return args
 
 
@@ -284,7 +284,7 @@ def _spoiled_tensor(draw, tensor):
         return {**tensor, "tensor": shape}
     if not shape:
         return tensor
-    shape[at] = 0 if kind == "empty" else draw(st.sampled_from([2**33, 2**40, 2**52]))
+    shape[at] = 0 if kind == "empty" else draw(st.sampled_from([2**33, 2**37, 2**40]))
     return {**tensor, "tensor": shape}
 
 

@@ -244,7 +244,8 @@ def _maxout(args, t):
 def _response_norm(args, t):
     x = t["input"]
     within = args["region"] == "within"
-    alpha, size = args["alpha"], args["size"]
+    alpha, beta, k = (float(args[name]) for name in ("alpha", "beta", "k"))
+    size = args["size"]
     if args["alpha_mode"] == "mean":
         alpha = alpha / (size * size if within else size)
     # What a larger window reaches is outside the input.
@@ -255,7 +256,7 @@ def _response_norm(args, t):
 
     def function(x):
         x4 = x if x.dim() == 4 else x.flatten(2).unsqueeze(2)
-        return ref(x4, size, alpha, args["beta"], args["k"], within).view(x.shape)
+        return ref(x4, size, alpha, beta, k, within).view(x.shape) if x.numel() else x * 1
 
     if x.numel() * (size * size if within else size) > 20 * _MOST:
         return None
