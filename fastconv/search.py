@@ -179,7 +179,7 @@ class Search:
             )
 
     def _sampler(self, worker: int, begun: int) -> Any:
-        """The strategy, to go on after `begun` trials: its draws must not be those of their start."""
+        """The strategy, to go on after `begun` trials with other draws than theirs."""
         samplers = _optuna().samplers
         seed = int(np.random.SeedSequence([self.seed, worker, begun]).generate_state(1)[0])
         if self.strategy == "grid":

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from fastconv._files import WriteError
-from fastconv.run import Run, load_tensors
+from fastconv.run import Run, RunError, brief, load_tensors
 from fastconv.training import checkpoint, diagnosis, history
 from fastconv.training.devices import pick_device
 from fastconv.training.diagnosis import TrainingDiverged
@@ -411,12 +411,25 @@ class Trainer:
                 f"resume: an epoch had {state['steps_per_epoch']} steps, now it has "
                 f"{self.steps_per_epoch}: the training images are not the same"
             )
-        load_tensors(self.model, state["model"], self.run.path / checkpoint.STATE)
+        path = self.run.path / checkpoint.STATE
+        try:
+            load_tensors(self.model, state["model"], path)
+            self._restore(state)
+        except RunError:
+            raise
+        except Exception as error:  # anything may stand in a file that others have changed
+            raise RunError(f"{path}: damaged, cannot resume ({brief(error)})") from error
+        if self.epoch and self.step == 0:
+            self.record.epoch_end(self)
+
+    def _restore(self, state: dict[str, Any]) -> None:
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         if state["scaler"]:
             self.stepper.scaler.load_state_dict(state["scaler"])
-        self.epoch, self.step = state["epoch"], state["step"]
+        self.epoch, self.step = int(state["epoch"]), int(state["step"])
+        if self.epoch < 0 or not 0 <= self.step <= self.steps_per_epoch:
+            raise ValueError(f"no such position: epoch {self.epoch}, step {self.step}")
         self._saved_step = self.global_step
         if self.world.leads:
             self.totals.sums = state["totals"].to(self.device)
@@ -424,5 +437,3 @@ class Trainer:
         self.seconds, self.waited = state["seconds"], state["waited"]
         self.history, self.best = state["history"], state["best"]
         torch.set_rng_state(state["rng"])
-        if self.epoch and self.step == 0:
-            self.record.epoch_end(self)

@@ -3,10 +3,10 @@
     python tests/faults/campaign.py [train] [pack] [transfer] [search] [--kills 50] [--seed 0]
 
 Each command runs once to its end, and then again and again in another folder, each time killed
-(SIGKILL, with its workers) at a moment drawn uniformly over the time that the first one took. After
-each kill every file under its final name must be whole; at last the command runs to its end, and its
-results must be the undisturbed ones: weights bit for bit, shards byte for byte, every score, every
-trial. Results are printed as the rows of a Markdown table.
+(SIGKILL, with its workers) at a moment drawn uniformly over the time that the first one took.
+After each kill every file under its final name must be whole; at last the command runs to its end,
+and its results must be the undisturbed ones: weights bit for bit, shards byte for byte, every
+score, every trial. Results are printed as the rows of a Markdown table.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Train:
         pass
 
     def command(self, folder: Path) -> list[str]:
-        if (folder / "run.json").exists():
+        if (folder / "state.pt").exists():
             return ["train", "--resume", str(folder)]
         settings = ["--epochs", "12", "--batch-size", "32", "--save-every", "7"]
         return ["train", "--threads", "1", *settings, "--output", str(folder)]
