@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ from fastconv.run import Run, RunError, brief, load_tensors
 from fastconv.training import checkpoint, diagnosis, history
 from fastconv.training.devices import pick_device
 from fastconv.training.diagnosis import TrainingDiverged
-from fastconv.training.distributed import World
+from fastconv.training.distributed import ProcessLost, World
 from fastconv.training.evaluate import Metrics, Totals, autocast, evaluate_totals
 from fastconv.training.interrupt import StopRequest
 from fastconv.training.optimizer import build_optimizer
@@ -114,9 +115,9 @@ class Trainer:
         Raises:
             TrainingDiverged: the loss became NaN or infinite.
             WriteError: the disk is full; the last state that was saved is there.
-            ProcessLost: another process has ended.
+            ProcessLost: another process has ended, or one that reads images.
         """
-        with self.world.together():
+        with self.world.together(), self._readers():
             self.stepper.prepare()
             while self.epoch < self.settings.epochs:
                 metrics = self._train_epoch() and self._validate()
@@ -167,6 +168,22 @@ class Trainer:
             if self.stop:
                 return None
             raise
+
+    @contextlib.contextmanager
+    def _readers(self) -> Iterator[None]:
+        """Say in one line, as `ProcessLost`, that a worker of the loader was ended.
+
+        torch raises that wherever the main thread happens to be, so nothing can be saved here.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise ProcessLost(
+                "a process that reads images was ended from outside, perhaps because memory was "
+                f"short; fewer --workers need less\n  {self._kept()}"
+            ) from error
 
     def _agree(self, batch: Any) -> int | None:
         """All processes' images of the coming step; None where one of them stops.
