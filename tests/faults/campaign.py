@@ -214,7 +214,7 @@ def start(arguments: list[str]) -> subprocess.Popen:
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
-        start_new_session=True,
+        preexec_fn=os.setpgrp,  # a group of its own, to be killed with its workers
         text=True,
     )
 
