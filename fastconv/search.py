@@ -241,7 +241,7 @@ class Search:
         same.transform = trainer.run.transform
         seen, unseen = self._fold(np.asarray(train_set.targets), fold)
         sampler = data.EpochSampler(len(seen), seed=settings.seed)
-        common = {"workers": settings.workers or 0, "device": trainer.device}
+        common: dict[str, Any] = {"workers": settings.workers or 0, "device": trainer.device}
         size = settings.batch_size
         return training.Trainer(
             trainer.run,

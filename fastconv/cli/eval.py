@@ -47,7 +47,8 @@ def run(args: argparse.Namespace) -> int:
     if args.workers < 0:
         raise ValueError(f"--workers: must be at least 0 (got {args.workers})")
     paths, source = _sort_out(args)
-    members, lines, names = [], [], {}
+    members, lines = [], []
+    names: dict[str, str] = {}
     for path in paths:
         run, scores, line = _evaluate(args, path, source)
         names |= run.names

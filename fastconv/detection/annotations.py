@@ -118,7 +118,7 @@ def _read_voc_file(file: Path, folder: Path) -> Annotated:
     try:
         root = ElementTree.parse(file).getroot()
         name = _text(root, "filename")
-        size = tuple(int(float(_text(root, f"size/{side}"))) for side in ("height", "width"))
+        high, wide = (int(float(_text(root, f"size/{side}"))) for side in ("height", "width"))
         objects = []
         for entry in root.iter("object"):
             left, top, right, bottom = (
@@ -132,7 +132,7 @@ def _read_voc_file(file: Path, folder: Path) -> Annotated:
         (p for n in _VOC_IMAGES if _is_file(p := folder / n / name)),
         folder / _VOC_IMAGES[0] / name,
     )
-    return _checked(file, image, size, objects)
+    return _checked(file, image, (high, wide), objects)
 
 
 def _checked(file: Path, image: Path, size: tuple[int, int], objects: Sequence[tuple]) -> Annotated:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -21,6 +22,12 @@ def pair(op: str, name: str, value: IntOrPair) -> list[int]:
     ):
         return [value[0], value[-1]]
     raise TypeError(f"{op}: {name} must be an int or a pair of ints (got {name}={value!r})")
+
+
+def as_pair(values: Sequence[int]) -> tuple[int, int]:
+    """Two numbers, (height, width)."""
+    height, width = values
+    return int(height), int(width)
 
 
 def batched(op: str, name: str, tensor: torch.Tensor) -> tuple[torch.Tensor, bool]:
@@ -61,14 +68,15 @@ def window_output_size(
     return output
 
 
-def autocast(*tensors: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
+def autocast(first: torch.Tensor, *others: torch.Tensor | None) -> tuple[Any, ...]:
     """The tensors in the dtype that autocast asks of an op like torch's convolution.
 
     Inside an autocast region of the first tensor's device floating point tensors take the region's
     dtype, all but float64, which autocast leaves alone; outside nothing changes. An op that knows
     one fixed dtype could use ``torch.library.register_autocast``; the region's is known here only.
     """
-    device_type = tensors[0].device.type
+    tensors = (first, *others)
+    device_type = first.device.type
     # Not torch.amp.is_autocast_available: torch 2.11 cannot trace it.
     if device_type not in ("cpu", "cuda") or not torch.is_autocast_enabled(device_type):
         return tensors

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -119,4 +120,5 @@ def tf32_allowed(input: Tensor) -> bool:
     """Whether torch's switches let a convolution round float32 to tf32: a GPU's matter alone."""
     if input.device.type != "cuda" or input.dtype != torch.float32:
         return False
-    return torch.backends.cudnn.conv.fp32_precision == "tf32"
+    cudnn: Any = torch.backends.cudnn
+    return cudnn.conv.fp32_precision == "tf32"

@@ -85,7 +85,8 @@ class Trainer:
         self.stop = StopRequest() if stop is None else stop  # one that nobody asked is falsy
         self.device = pick_device(settings.device, self.world.local_rank)
         self.layout = torch.channels_last if settings.channels_last else torch.contiguous_format
-        self.model = run.model.to(self.device, memory_format=self.layout).train()
+        model: Any = run.model  # torch's types know no memory_format
+        self.model: nn.Module = model.to(self.device, memory_format=self.layout).train()
         self.optimizer = build_optimizer(self.model, settings)
         self.stepper = Stepper(self.model, self.optimizer, settings, self.device, self.world)
         self.steps_per_epoch = len(train_loader)
@@ -143,12 +144,13 @@ class Trainer:
             began = time.perf_counter()
             batches = iter(self.train_loader) if self.step < self.steps_per_epoch else None
             while self.step < self.steps_per_epoch:
-                batch = None if self.stop else self._next(batches)
+                batch: Any = None if self.stop else self._next(batches)
                 fetched = time.perf_counter()
-                images = self._agree(batch)
-                if images is None:
+                in_all = self._agree(batch)
+                if in_all is None:
                     break
-                self._train_step(*batch, images)
+                images, targets, skipped = batch
+                self._train_step(images, targets, skipped, in_all)
                 now = time.perf_counter()
                 self.waited += fetched - began
                 self.seconds += now - began
@@ -222,7 +224,7 @@ class Trainer:
 
     def _after_step(self) -> None:
         text = self._figures_due() if self.progress else None
-        if text:
+        if self.progress and text:
             self.progress.update(self.step, **text)
         if text or self.device.type == "cpu":  # elsewhere, reading it waits for the device
             self._known_bad = self.stepper.first_bad() is not None
@@ -243,7 +245,7 @@ class Trainer:
             return False
         if self.save_steps:
             return self.global_step % self.save_steps == 0
-        return time.monotonic() - self._saved >= self.save_seconds
+        return time.monotonic() - self._saved >= (self.save_seconds or 0)
 
     def _save_or_warn(self) -> None:
         """Save in mid-epoch. A full disk is no reason to stop: the next save may find room."""
@@ -338,7 +340,7 @@ class Trainer:
             if self.progress:
                 self.progress.finish()
         (stopped,) = self.world.sum(totals is None)
-        return None if stopped else totals.summed(self.world).metrics()
+        return None if stopped or totals is None else totals.summed(self.world).metrics()
 
     def _end_epoch(self, val: Metrics) -> None:
         train = self.totals.summed(self.world).metrics()

@@ -264,7 +264,8 @@ def _trainer(
 
 
 def _default_workers(device: torch.device) -> int:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    has_mask = hasattr(os, "sched_getaffinity")  # not everywhere
+    cores = len(os.sched_getaffinity(0)) if has_mask else os.cpu_count() or 1
     # On the CPU the network itself wants the cores, and one reader outpaces it.
     return min(16, cores) if device.type == "cuda" else max(1, min(2, cores - 1))
 
