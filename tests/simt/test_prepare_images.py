@@ -44,7 +44,7 @@ def bytes_of(tensor):
     """As the kernels read it: pixels (N, H, W, C), a mean image (H, W, C)."""
     if tensor is None or tensor.dim() < 3:
         return tensor
-    return tensor.movedim(-3, -1).clone(memory_format=torch.contiguous_format)
+    return tensor.movedim(-3, -1).flatten()
 
 
 def run(tensors, size, unit, dtype, last, misaligned=False):
@@ -77,7 +77,7 @@ def test_equals_the_cpus(case, last):
     shape, size = case
     tensors = drawn(shape, size)
     assert_prepares(tensors, size, torch.float32, last)
-    colour = [*tensors[:4], tensors[4][:, 0, 0], None]
+    colour = [*tensors[:4], tensors[4].mean((1, 2)), None]
     assert_prepares(colour, size, torch.float32, last)
 
 
@@ -114,13 +114,13 @@ def test_windows_outside_are_moved_inside():
 
 def test_divisions_round_correctly():
     g = torch.Generator().manual_seed(0)
-    count = 9000
+    count = 1800
     a = (torch.rand(count, generator=g) - 0.5) * 4
     b = torch.rand(count, generator=g) + 0.5
-    b[:3000] *= 2.0 ** torch.randint(-20, 20, (3000,), generator=g)
+    b[:600] *= 2.0 ** torch.randint(-20, 20, (600,), generator=g)
     # Divisors and quotients with all bits set are where one step is not enough.
-    b[3000:6000] = 2 - 2.0**-23 * torch.randint(1, 200, (3000,), generator=g)
-    a[3000:4500] = 1 + 2.0**-23 * torch.randint(0, 200, (1500,), generator=g)
+    b[600:1200] = 2 - 2.0**-23 * torch.randint(1, 200, (600,), generator=g)
+    a[600:900] = 1 + 2.0**-23 * torch.randint(0, 200, (300,), generator=g)
     a[-8:] = torch.tensor([0, torch.inf, -torch.inf, torch.nan, 1, -1, 3e38, 1e-20])
     quotients, from_bytes = simt.run(
         "prepare_images",
