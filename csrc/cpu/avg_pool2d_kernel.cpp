@@ -30,6 +30,7 @@ static void pool_row_channels_last(const scalar_t* image, scalar_t* output, cons
                                    int64_t ph, const acc_t* divisors) {
   constexpr int kLanes = Vec<acc_t>::kLanes;
   const int64_t r0 = p.h.first_tap(ph), r1 = p.h.end_tap(ph), row = p.w.input * p.channels;
+  const int64_t next = p.h.stride * row;  // to the windows below, whose rows come from memory
   for (int64_t pw = 0; pw < p.w.output; ++pw) {
     const int64_t s0 = p.w.first_tap(pw), s1 = p.w.end_tap(pw);
     const scalar_t* window = image + p.h.start(ph) * row + p.w.start(pw) * p.channels;
@@ -42,6 +43,7 @@ static void pool_row_channels_last(const scalar_t* image, scalar_t* output, cons
         for (int64_t r = r0; r < r1; ++r, at += row) {
           for (int k = 0; k < block.kVectors; ++k) {
             column[k] += load_part(at + k * kLanes, block.part);
+            __builtin_prefetch(at + k * kLanes + next);
           }
         }
         for (int k = 0; k < block.kVectors; ++k) sum[k] += column[k];

@@ -21,6 +21,8 @@ static void pool_row_channels_last(const scalar_t* image, scalar_t* output, uint
                                    const Pool2d& p, int64_t ph) {
   using acc_t = accumulate_t<scalar_t>;
   const int64_t r0 = p.h.first_tap(ph), r1 = p.h.end_tap(ph), y0 = p.h.start(ph);
+  // To the windows below, whose rows come from memory.
+  const int64_t next = p.h.stride * p.w.input * p.channels;
   for (int64_t pw = 0; pw < p.w.output; ++pw) {
     const int64_t s0 = p.w.first_tap(pw), s1 = p.w.end_tap(pw), x0 = p.w.start(pw);
     const int first = int(r0 * p.w.kernel + s0);
@@ -32,6 +34,7 @@ static void pool_row_channels_last(const scalar_t* image, scalar_t* output, uint
         for (int64_t s = s0; s < s1; ++s) {
           const scalar_t* at = row + (x0 + s * p.w.dilation) * p.channels;
           const vec_t<acc_t> value = load_n(at, n);
+          __builtin_prefetch(at + next);
           const auto better = (value > best) | (value != value);
           best = better ? value : best;
           which = better ? int_vec_t<acc_t>{} + int(r * p.w.kernel + s) : which;
