@@ -32,6 +32,7 @@ from fastconv.data._arguments import (
 )
 from fastconv.data._picture import Picture, Plane
 from fastconv.data.images import resized_size
+from fastconv.ops.local_contrast_norm import local_contrast_norm
 
 __all__ = [
     "CenterCrop",
@@ -393,8 +394,6 @@ class LocalContrast(Transform):
 
     def apply(self, picture: Picture, generator: Generator | None) -> None:
         want_tensor("LocalContrast", picture)
-        from fastconv.ops import local_contrast_norm  # the other transforms need no built library
-
         picture.replace(
             lambda image: local_contrast_norm(
                 image.unsqueeze(0), self.kernel_size, across_maps=self.across_maps

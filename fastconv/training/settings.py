@@ -78,6 +78,12 @@ class Settings:
     workers: int | None = _setting(
         "data", "int", None, "processes that read images; 0 for digits, else up to 4"
     )
+    device_transforms: bool | None = _setting(
+        "data",
+        "bool",
+        None,
+        "the device, not the workers, mirrors, subtracts the mean and scales, from bytes; on GPUs",
+    )
 
     model: str | None = _setting("model", "str", None, "model to train; alexnet, or digits_convnet")
     model_kwargs: dict[str, Any] = _setting(

@@ -29,6 +29,7 @@ RUNTIME_SETTINGS = (
     "device",
     "threads",
     "workers",
+    "device_transforms",
     "compile",
     "grad_accum_steps",
     "save_every",
@@ -102,6 +103,7 @@ def _start(
     }
     train_set.transform, val_set.transform = pipelines["train"], pipelines["eval"]
     _try_out(model, val_set, settings.model, input_size)
+    _device_transforms(settings, device, train_set, val_set)
     run = Run.create(
         Path(settings.output) if settings.output else _next_folder(settings.model),
         model=settings.model,
@@ -241,6 +243,9 @@ def _trainer(
         channels_last=settings.channels_last,
         rank=world.rank,
         processes=world.size,
+        device_transforms=_device_transforms(settings, device, train_set, val_set),
+        # What autocast would round them to before the first convolution.
+        dtype=getattr(torch, settings.amp_dtype) if settings.amp else torch.float32,
     )
     train_loader = data.build_loader(
         train_set,
@@ -268,6 +273,23 @@ def _default_workers(device: torch.device) -> int:
     cores = len(os.sched_getaffinity(0)) if has_mask else os.cpu_count() or 1
     # On the CPU the network itself wants the cores, and one reader outpaces it.
     return min(16, cores) if device.type == "cuda" else max(1, min(2, cores - 1))
+
+
+def _device_transforms(
+    settings: Settings, device: torch.device, train_set: Any, val_set: Any
+) -> bool:
+    """Whether the device does the last pass over the images: if so told, or a GPU that can."""
+    wish = settings.device_transforms
+    if wish is False or (wish is None and device.type != "cuda"):
+        return False
+    fits = all(data.suits_device(dataset.transform) for dataset in (train_set, val_set))
+    if wish and not fits:
+        raise SettingsError(
+            "device_transforms: the device can mirror, subtract a mean, shift colours and scale; "
+            f"these images need more (got recipe={settings.recipe or 'of the data'}, "
+            f"preprocess={settings.preprocess})"
+        )
+    return fits
 
 
 def _statistics(
