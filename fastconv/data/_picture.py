@@ -96,7 +96,7 @@ class Picture:
     def __init__(self, image: Image.Image | np.ndarray | Tensor):
         if isinstance(image, np.ndarray):
             pixels = _checked(image)
-            self._start(pixels, *pixels.shape[:2], floating=False)
+            self._start(pixels, pixels.shape[0], pixels.shape[1], floating=False)
         elif isinstance(image, Image.Image):
             self._start(image, *image.size[::-1], floating=False)
         elif isinstance(image, Tensor):
@@ -106,7 +106,7 @@ class Picture:
                     f"(got {image.dtype} {tuple(image.shape)} on {image.device})"
                 )
             pixels = image.detach().permute(1, 2, 0).numpy()
-            self._start(pixels, *pixels.shape[:2], floating=True)
+            self._start(pixels, pixels.shape[0], pixels.shape[1], floating=True)
         else:
             raise TypeError(
                 "transforms take Pillow images, uint8 arrays (H, W, C) or float32 tensors "
@@ -152,7 +152,7 @@ class Picture:
         self._settle()
         if self.floating:
             padded = np.pad(self.source, ((margin, margin), (margin, margin), (0, 0)))
-            self._start(padded, *padded.shape[:2], floating=True)
+            self._start(padded, padded.shape[0], padded.shape[1], floating=True)
         else:
             padded = ImageOps.expand(self.source, margin)
             self._start(padded, *padded.size[::-1], floating=False)
@@ -203,14 +203,17 @@ class Picture:
         steps = list(self.arithmetic)
 
         def take(operation: np.ufunc) -> np.ndarray | None:
-            if not steps or not isinstance(steps[0], PerChannel) or steps[0].operation != operation:
+            step = steps[0] if steps else None
+            if not isinstance(step, PerChannel) or step.operation != operation:
                 return None
-            return np.broadcast_to(steps.pop(0).values, self.channels).copy()
+            del steps[0]
+            return np.broadcast_to(step.values, self.channels).copy()
 
-        mean, place = None, (0, 0)
-        if steps and isinstance(steps[0], MinusPlane) and not steps[0].mirrored:
-            mean, top, left, *_ = steps.pop(0)
-            place = (self.top - top, self.left - left)
+        mean: Plane | np.ndarray | None
+        first, place = steps[0] if steps else None, (0, 0)
+        if isinstance(first, MinusPlane) and not first.mirrored:
+            del steps[0]
+            mean, place = first.plane, (self.top - first.top, self.left - first.left)
         else:
             mean = take(np.subtract)
         shift, unit = take(np.add), take(np.divide)
@@ -285,7 +288,7 @@ def _is_array(source: Image.Image | np.ndarray) -> bool:
 
 
 def _pillow(pixels: Image.Image | np.ndarray) -> Image.Image:
-    if not _is_array(pixels):
+    if isinstance(pixels, Image.Image):
         return pixels
     return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
 

@@ -73,7 +73,8 @@ class HostSteps(Compose):
     def __call__(self, image: Any, generator: Generator | None = None) -> Parts:
         picture, parts = Picture(image), None
         if all(isinstance(step, Transform) for step in self.transforms):
-            for step in self.transforms:
+            steps: list[Any] = list(self.transforms)
+            for step in steps:
                 step.apply(picture, generator)
             parts = picture.parts()
         if parts is None:

@@ -74,7 +74,7 @@ class BatchParts(Sampler):
         size: number of processes.
     """
 
-    def __init__(self, batches: Sampler, rank: int = 0, size: int = 1):
+    def __init__(self, batches: BatchSampler, rank: int = 0, size: int = 1):
         if not 0 <= rank < size:
             raise ValueError(f"BatchParts: rank must be from 0 to size - 1 (got {rank} of {size})")
         self.batches, self.rank, self.size = batches, rank, size
@@ -186,8 +186,9 @@ def build_loader(
 
     if not device_transforms:
         return build(dataset)
-    layout = {"dtype": dtype, "channels_last": channels_last}
-    return DeviceLoader(dataset, build, device=device or "cpu", **layout)
+    return DeviceLoader(
+        dataset, build, device=device or "cpu", dtype=dtype, channels_last=channels_last
+    )
 
 
 def _start_worker(worker: int) -> None:

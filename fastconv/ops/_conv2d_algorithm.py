@@ -16,9 +16,7 @@ _ROUNDS = 3
 _fastest: dict[tuple, str] = {}  # what "auto" measured on a GPU, by problem
 
 
-def choose_algorithm(
-    algorithm: str, problem: tuple, run: Callable[[str, tuple[Tensor | None, ...]], Tensor]
-) -> str:
+def choose_algorithm(algorithm: str, problem: tuple, run: Callable[[str, Any], Tensor]) -> str:
     """``"fastconv"`` or ``"library"``; settles what ``"auto"`` means.
 
     Args:

@@ -5,7 +5,6 @@ LeCun et al., Neural Computation 1989; groups: Krizhevsky, Sutskever & Hinton, N
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -72,7 +71,7 @@ def conv2d(
     problem: tuple[Any, ...] = (x, weight, bias, stride, padding, dilation, groups)
     relu = activation == "relu"
 
-    def run(name: str, tensors: Sequence[Any]) -> Tensor:
+    def run(name: str, tensors: tuple[Tensor, Tensor, Tensor | None]) -> Tensor:
         if name == "fastconv":
             options = (stride, padding, dilation, groups, tf32_allowed(x), relu)
             return torch.ops.fastconv.conv2d(*tensors, *options)

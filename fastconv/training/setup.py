@@ -83,6 +83,8 @@ def _start(
 ) -> Trainer:
     if settings.data is not None:  # the run must find its data from any folder
         settings = replace(settings, data=str(Path(settings.data).absolute()))
+    if settings.model is None:
+        raise SettingsError("model: must be the name of a model (got None)")
     device = _use_machine(settings, world)
     if settings.output and _is_used(Path(settings.output)):
         raise SettingsError(_used_message(Path(settings.output)))
@@ -90,7 +92,7 @@ def _start(
     model, input_size = _build_model(settings, len(train_set.classes))
     recipe = settings.recipe or ("digits" if settings.data is None else "classic")
     statistics = _statistics(settings, recipe, train_set, input_size, progress)
-    options = {
+    options: dict[str, Any] = {
         "mean": settings.mean,
         "units": settings.units or getattr(model, "input_units", "std"),
         "crops": settings.crops,
@@ -194,9 +196,10 @@ def _open_data(settings: Settings, classes: list[str] | None = None) -> tuple[An
 
 
 def _build_model(settings: Settings, num_classes: int) -> tuple[nn.Module, tuple[int, int, int]]:
+    assert settings.model is not None
     torch.default_generator.manual_seed(settings.seed)
     channels = 1 if settings.data is None else 3
-    model = create_model(
+    model: Any = create_model(
         settings.model, num_classes=num_classes, in_chans=channels, **settings.model_kwargs
     )
     _, height, width = model.input_size
@@ -237,7 +240,7 @@ def _trainer(
     if workers is None:
         workers = 0 if settings.data is None else _default_workers(device)
     sampler = data.EpochSampler(len(train_set), seed=settings.seed)
-    common = dict(
+    common: dict[str, Any] = dict(
         workers=workers,
         device=device,
         channels_last=settings.channels_last,
