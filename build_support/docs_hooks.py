@@ -50,6 +50,11 @@ def on_page_markdown(markdown, page, config, files):
     return _SPEED.sub(lambda match: speed_table(match[1].split()), markdown)
 
 
+def on_page_content(content, page, config, files):
+    """mkdocs calls this with a page's HTML: docstrings' roles, :func:`name`, become names."""
+    return re.sub(r":(?:func|class|meth|mod):(?=<code>)", "", content)
+
+
 def _link(match, folder, docs):
     picture, text, target = match[1], match[2], (folder / match[3]).resolve()
     if target.is_relative_to(docs):
@@ -119,8 +124,8 @@ def _machine_table(report, ops):
         return ""
     lines = [
         f"{facts['device']}, {facts['dtype']}, torch {facts['torch']}, {facts['date']}, commit "
-        f"{facts['commit']}. Milliseconds, each side in the memory format that suits it best; above "
-        "1, fastconv is faster.",
+        f"{facts['commit']}. Milliseconds, each side in its better memory format; above 1, "
+        "fastconv is faster.",
         "",
         "| shape | batch | pass | fastconv | torch | ratio |",
         "|---|---:|---|---:|---:|---:|",

@@ -47,8 +47,15 @@ def gather():
     d.add("circle", None, cx=at[0], cy=at[1], r=6, fill=ORANGE)
     for row, column, colour in ((0, 1, PURPLE), (0, 2, GREEN), (1, 1, BLUE), (1, 2, RED)):
         inset = 1.5 + 2 * (row * 2 + column - 1)
-        d.rect(left + 2 * column * cell + inset, 30 + 2 * row * cell + inset,
-               3 * cell - 2 * inset, 3 * cell - 2 * inset, "none", colour, stroke_width=2)  # fmt: skip
+        d.rect(
+            left + 2 * column * cell + inset,
+            30 + 2 * row * cell + inset,
+            3 * cell - 2 * inset,
+            3 * cell - 2 * inset,
+            "none",
+            colour,
+            stroke_width=2,
+        )
     d.text(386, 216, "four windows to ask", 11)
     d.save(OUTPUT / "gather.svg")
 
@@ -79,8 +86,15 @@ def registers():
         d.rect(left + v * 8 * cell, 26, 8 * cell - 3, 18, colour, "none", opacity=0.6)
         d.text(left + v * 8 * cell + 50, 40, "b[k]", 11)
         for row in range(12):
-            d.rect(left + v * 8 * cell, top + row * cell, 8 * cell - 3, cell - 2, colour, "none",
-                   opacity=0.25)  # fmt: skip
+            d.rect(
+                left + v * 8 * cell,
+                top + row * cell,
+                8 * cell - 3,
+                cell - 2,
+                colour,
+                "none",
+                opacity=0.25,
+            )
     d.text(60, 52, "12 rows", 12)
     for row in range(12):
         d.rect(48, top + row * cell, 24, cell - 2, BLUE, "none", opacity=0.6)
@@ -112,8 +126,9 @@ def winograd():
     grid(d, 402, 46, 2, 2, cell, block(range(2), range(2), GREEN))
     d.text(242, 122, "16 products; 36 without", 11)
     d.line(12, 136, 458, 136, opacity=0.4)
-    d.text(12, 156, "Summed over channels, each of the 16 places is a matrix product of its own:", 11,
-           "start")  # fmt: skip
+    d.text(
+        12, 156, "Over all channels, each of the 16 places is a product of matrices:", 11, "start"
+    )
     for place in range(16):
         x = 14 + place * 28
         d.rect(x, 168, 18, 28, PURPLE, "none", opacity=0.6)
@@ -145,8 +160,15 @@ def tensor_cores():
     for row in range(2):
         for column in range(4):
             x, y = left + column * width / 4, top + row * height / 2
-            d.rect(x, y, width / 4, height / 2, BLUE if (row + column) % 2 else GREEN,
-                   "currentColor", fill_opacity=0.3)  # fmt: skip
+            d.rect(
+                x,
+                y,
+                width / 4,
+                height / 2,
+                BLUE if (row + column) % 2 else GREEN,
+                "currentColor",
+                fill_opacity=0.3,
+            )
             d.text(x + width / 8, y + 30, f"warp {row * 4 + column}", 10)
             d.text(x + width / 8, y + 44, "64 x 32", 9)
     d.rect(left, top, 11.25, 65 / 4, ORANGE, "currentColor", fill_opacity=0.8)
@@ -161,8 +183,13 @@ def tensor_cores():
         d.text(252, y + 18, f"rows, columns: {text}", 11, "start")
     d.text(350, 176, "cp.async, 16 bytes a thread", 11)
     d.line(12, 204, 458, 204, opacity=0.4)
-    d.text(12, 222, "A line is 4 chunks of 16 bytes. Chunk j of line i lies at j XOR (i / 2 mod 4):", 11,
-           "start")  # fmt: skip
+    d.text(
+        12,
+        222,
+        "A line is 4 chunks of 16 bytes; chunk j of line i lies at j XOR (i/2 mod 4)",
+        11,
+        "start",
+    )
     colours = (BLUE, ORANGE, GREEN, PURPLE)
     for line in range(8):
         for chunk in range(4):
@@ -186,9 +213,12 @@ def halo():
         d.line(20 + column * cell, 26, 20 + column * cell, 176, width=1.6)
     for row in (0, 3, 8, 10):
         d.line(20, 26 + row * cell, 200, 26 + row * cell, width=1.6)
-    for line, (colour, text) in enumerate((
-        (BLUE, "what a block writes"), (ORANGE, "what its windows reach as well:"),
-    )):  # fmt: skip
+    for line, (colour, text) in enumerate(
+        (
+            (BLUE, "what a block writes"),
+            (ORANGE, "what its windows reach as well:"),
+        )
+    ):
         d.rect(228, 44 + 26 * line, 14, 14, colour, "none", opacity=0.6)
         d.text(250, 55 + 26 * line, text, 11, "start")
     d.text(250, 95, "loaded by the neighbour too, from", 11, "start")

@@ -94,8 +94,9 @@ def tiled_conv2d():
                 tile = row % period * period + column % period
                 fill = [BLUE, ORANGE, GREEN, PURPLE][tile] if period < 8 else None
                 fill = fill or f"hsl({45 * column},{35 + 8 * row}%,{62 - 3 * row}%)"
-                drawing.rect(x + column * cell, y + row * cell, cell, cell, fill, "#888",
-                             stroke_width=0.5)  # fmt: skip
+                drawing.rect(
+                    x + column * cell, y + row * cell, cell, cell, fill, "#888", stroke_width=0.5
+                )
     drawing.save(OUTPUT / "tiled_conv2d.svg")
 
 
@@ -106,8 +107,16 @@ def winners(drawing, column, switches, kernel, stride):
         for at in range(width):
             r, s = divmod(int(switches[0, 0, row, at]), kernel)
             x = column * (SIDE + GAP) + (at * stride + s + 0.5) * cell
-            drawing.add("circle", None, cx=x, cy=HEAD + 10 + (row * stride + r + 0.5) * cell,
-                        r=4.5, fill=ORANGE, stroke="white", stroke_width=1)  # fmt: skip
+            drawing.add(
+                "circle",
+                None,
+                cx=x,
+                cy=HEAD + 10 + (row * stride + r + 0.5) * cell,
+                r=4.5,
+                fill=ORANGE,
+                stroke="white",
+                stroke_width=1,
+            )
     for line in range(0, 9, stride):
         at, left, top = line * cell, column * (SIDE + GAP), HEAD + 10
         drawing.line(left + at, top, left + at, top + SIDE, ORANGE)
@@ -127,8 +136,10 @@ def max_unpool2d():
     x = digit()
     pooled, switches = fastconv.max_pool2d_with_switches(x, 2)
     back = fastconv.max_unpool2d(pooled, switches, 2, output_size=(8, 8))
-    panels("max_unpool2d", [("digit", grey(x)), ("maxima of 2x2", grey(pooled)),
-                            ("put back", grey(back))])  # fmt: skip
+    panels(
+        "max_unpool2d",
+        [("digit", grey(x)), ("maxima of 2x2", grey(pooled)), ("put back", grey(back))],
+    )
 
 
 def avg_pool2d():
@@ -141,19 +152,31 @@ def stochastic_pool2d():
     torch.manual_seed(3)
     draws = [fastconv.stochastic_pool2d(x, 2) for _ in range(2)]
     mean = fastconv.stochastic_pool2d(x, 2, training=False)
-    panels("stochastic_pool2d", [("digit", grey(x)), ("a draw", grey(draws[0])),
-                                 ("another draw", grey(draws[1])),
-                                 ("test: the mean", grey(mean))], rows=2)  # fmt: skip
+    panels(
+        "stochastic_pool2d",
+        [
+            ("digit", grey(x)),
+            ("a draw", grey(draws[0])),
+            ("another draw", grey(draws[1])),
+            ("test: the mean", grey(mean)),
+        ],
+        rows=2,
+    )
 
 
 def maxout():
     maps = fastconv.conv2d(cat(), edges()[:2], padding=1)
     scale = float(maps.abs().quantile(0.995))
     largest = fastconv.maxout(maps, 2)
-    panels("maxout", [("a map", grey(maps[:, 0], -scale, scale)),
-                      ("its neighbour", grey(maps[:, 1], -scale, scale)),
-                      ("the larger of both", grey(largest, -scale, scale))],
-           photo=True)  # fmt: skip
+    panels(
+        "maxout",
+        [
+            ("a map", grey(maps[:, 0], -scale, scale)),
+            ("its neighbour", grey(maps[:, 1], -scale, scale)),
+            ("the larger of both", grey(largest, -scale, scale)),
+        ],
+        photo=True,
+    )
 
 
 def local_response_norm():
@@ -171,8 +194,11 @@ def local_contrast_norm():
     x = torch.from_numpy(data.camera()[20:420, 60:460] / 255).float()[None, None]
     x = torch.nn.functional.interpolate(x, (200, 200), mode="area")
     y = fastconv.local_contrast_norm(x, 9)
-    panels("local_contrast_norm", [("photograph", grey(x)), ("its local contrast",
-                                   grey(y, -2.5, 2.5))], photo=True)  # fmt: skip
+    panels(
+        "local_contrast_norm",
+        [("photograph", grey(x)), ("its local contrast", grey(y, -2.5, 2.5))],
+        photo=True,
+    )
 
 
 def drop_connect():
@@ -192,15 +218,27 @@ def dropout():
     torch.manual_seed(0)
     x = digit() / 2
     train, test = fastconv.nn.Dropout(0.5)(x), fastconv.nn.Dropout(0.5, scale="test")(x)
-    panels("dropout", [("activations", grey(x)), ('scale="train"', grey(train)),
-                       ('scale="test"', grey(test))])  # fmt: skip
+    panels(
+        "dropout",
+        [("activations", grey(x)), ('scale="train"', grey(train)), ('scale="test"', grey(test))],
+    )
 
 
 def main():
     OUTPUT.mkdir(parents=True, exist_ok=True)
-    for draw in (conv2d, tiled_conv2d, max_pool2d, max_unpool2d, avg_pool2d, stochastic_pool2d,
-                 maxout, local_response_norm, local_contrast_norm, drop_connect,
-                 dropout):  # fmt: skip
+    for draw in (
+        conv2d,
+        tiled_conv2d,
+        max_pool2d,
+        max_unpool2d,
+        avg_pool2d,
+        stochastic_pool2d,
+        maxout,
+        local_response_norm,
+        local_contrast_norm,
+        drop_connect,
+        dropout,
+    ):
         draw()
         file = OUTPUT / f"{draw.__name__}.svg"
         print(f"{file.relative_to(ROOT)}: {file.stat().st_size // 1024} KB")

@@ -7,9 +7,7 @@ import io
 BLUE, ORANGE, GREEN, RED, PURPLE = "#3b82c4", "#e08a1e", "#2f9e77", "#d0484e", "#9a6fc0"
 
 # For a browser of repositories, which shows the file alone; a page of the site leaves it out.
-_ALONE = (
-    "<style>svg{color:#24292f}@media(prefers-color-scheme:dark){svg{color:#d5dae0}}</style>"
-)
+_ALONE = "<style>svg{color:#24292f}@media(prefers-color-scheme:dark){svg{color:#d5dae0}}</style>"
 
 
 class Drawing:
@@ -29,12 +27,30 @@ class Drawing:
 
     def rect(self, x, y, width, height, fill="none", stroke="currentColor", **attributes):
         attributes = {"stroke_width": 1, **attributes}
-        self.add("rect", None, x=x, y=y, width=width, height=height, fill=fill, stroke=stroke,
-                 **attributes)  # fmt: skip
+        self.add(
+            "rect",
+            None,
+            x=x,
+            y=y,
+            width=width,
+            height=height,
+            fill=fill,
+            stroke=stroke,
+            **attributes,
+        )
 
     def line(self, x0, y0, x1, y1, stroke="currentColor", width=1, **attributes):
-        self.add("line", None, x1=x0, y1=y0, x2=x1, y2=y1, stroke=stroke, stroke_width=width,
-                 **attributes)  # fmt: skip
+        self.add(
+            "line",
+            None,
+            x1=x0,
+            y1=y0,
+            x2=x1,
+            y2=y1,
+            stroke=stroke,
+            stroke_width=width,
+            **attributes,
+        )
 
     def arrow(self, x0, y0, x1, y1, stroke="currentColor"):
         """A line with a head of 5 units at (x1, y1)."""
@@ -61,8 +77,17 @@ class Drawing:
         kind = "jpeg" if photo else "png"
         href = f"data:image/{kind};base64,{base64.b64encode(data.getvalue()).decode()}"
         style = {} if photo else {"style": "image-rendering:pixelated"}
-        self.add("image", None, href=href, x=x, y=y, width=width, height=height,
-                 preserveAspectRatio="none", **style)  # fmt: skip
+        self.add(
+            "image",
+            None,
+            href=href,
+            x=x,
+            y=y,
+            width=width,
+            height=height,
+            preserveAspectRatio="none",
+            **style,
+        )
 
     def save(self, path):
         head = (

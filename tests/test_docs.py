@@ -27,7 +27,9 @@ OTHERS = {
 
 
 def fences(page, *languages):
-    return [code for language, code in _FENCE.findall(page.read_text("utf-8")) if language in languages]
+    return [
+        code for language, code in _FENCE.findall(page.read_text("utf-8")) if language in languages
+    ]
 
 
 def commands(page):
