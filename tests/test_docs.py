@@ -1,6 +1,7 @@
 """The README and the pages of docs/: their Python runs, their commands are commands."""
 
 import argparse
+import json
 import re
 import shlex
 from pathlib import Path
@@ -102,12 +103,32 @@ def test_flags_exist(page):
     assert named <= known
 
 
+def test_every_option_is_explained():
+    for name, parser in subcommands().items():
+        assert not [a.option_strings or a.dest for a in parser._actions if not a.help], name
+
+
 def test_an_invented_flag_is_found(tmp_path):
     page = tmp_path / "page.md"
     page.write_text("```\nfastconv train --epoks 3  # so\n```\n")
     assert commands(page) == [["train", "--epoks", "3"]]
     with pytest.raises(SystemExit):
         build_parser().parse_args(commands(page)[0])
+
+
+def test_speed_tables_hold_the_measured_rows(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "build_support")
+    from docs_hooks import speed_table
+
+    report = json.loads((ROOT / "bench/results/cpu/report.json").read_text("utf-8"))
+    measured = [row for row in report["rows"] if row["op"] == "maxout"]
+    table = [line for line in speed_table(["maxout"]).splitlines() if "| forward" in line]
+    assert len(table) >= len(measured) > 0
+    for row in measured:
+        cells = f"| {row['shape']} | {row['batch']} | {row['pass']} |"
+        assert any(cells in line and f" {row['ratio']:.2f} |" in line for line in table)
+    with pytest.raises(ValueError, match="no rows of maxin"):
+        speed_table(["maxin"])
 
 
 def sources():
