@@ -59,8 +59,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         status = _status_of(error)
         if status is None or os.environ.get("FASTCONV_DEBUG") == "1":
             raise
-        print(f"fastconv {args.command}: {error}", file=sys.stderr)
+        print(f"fastconv {args.command}: {_text_of(error)}", file=sys.stderr)
         return status
+
+
+def _text_of(error: Exception) -> str:
+    """The message; without the traceback that torch adds to what a loader's worker raised."""
+    text = str(error)
+    if text.startswith("Caught ") and "Original Traceback" in text:
+        return text.strip().splitlines()[-1].partition(": ")[2]
+    return text
 
 
 def _status_of(error: Exception) -> int | None:

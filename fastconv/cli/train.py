@@ -135,7 +135,8 @@ def _report(trainer: Any, finished: bool) -> int:
         return 130
     best = trainer.best
     print(f"best top-1 {100 * best['top1']:.2f} % in epoch {best['epoch']}; the run is {path}")
-    hint(f"fastconv eval {path}   or   fastconv predict {path} IMAGE...")
+    digits = " (a bright digit on black)" if trainer.settings.data is None else ""
+    hint(f"fastconv eval {path}   or   fastconv predict {path} IMAGE...{digits}")
     return 0
 
 

@@ -15,17 +15,18 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fastconv._files import WriteError
-from fastconv.run import Run, load_tensors
+from fastconv.run import Run, RunError, brief, load_tensors
 from fastconv.training import checkpoint, diagnosis, history
 from fastconv.training.devices import pick_device
 from fastconv.training.diagnosis import TrainingDiverged
-from fastconv.training.distributed import World
+from fastconv.training.distributed import ProcessLost, World
 from fastconv.training.evaluate import Metrics, Totals, autocast, evaluate_totals
 from fastconv.training.interrupt import StopRequest
 from fastconv.training.optimizer import build_optimizer
@@ -114,9 +115,9 @@ class Trainer:
         Raises:
             TrainingDiverged: the loss became NaN or infinite.
             WriteError: the disk is full; the last state that was saved is there.
-            ProcessLost: another process has ended.
+            ProcessLost: another process has ended, or one that reads images.
         """
-        with self.world.together():
+        with self.world.together(), self._readers():
             self.stepper.prepare()
             while self.epoch < self.settings.epochs:
                 metrics = self._train_epoch() and self._validate()
@@ -167,6 +168,22 @@ class Trainer:
             if self.stop:
                 return None
             raise
+
+    @contextlib.contextmanager
+    def _readers(self) -> Iterator[None]:
+        """Say in one line, as `ProcessLost`, that a worker of the loader was ended.
+
+        torch raises that wherever the main thread happens to be, so nothing can be saved here.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise ProcessLost(
+                "a process that reads images was ended from outside, perhaps because memory was "
+                f"short; fewer --workers need less\n  {self._kept()}"
+            ) from error
 
     def _agree(self, batch: Any) -> int | None:
         """All processes' images of the coming step; None where one of them stops.
@@ -411,12 +428,25 @@ class Trainer:
                 f"resume: an epoch had {state['steps_per_epoch']} steps, now it has "
                 f"{self.steps_per_epoch}: the training images are not the same"
             )
-        load_tensors(self.model, state["model"], self.run.path / checkpoint.STATE)
+        path = self.run.path / checkpoint.STATE
+        try:
+            load_tensors(self.model, state["model"], path)
+            self._restore(state)
+        except RunError:
+            raise
+        except Exception as error:  # anything may stand in a file that others have changed
+            raise RunError(f"{path}: damaged, cannot resume ({brief(error)})") from error
+        if self.epoch and self.step == 0:
+            self.record.epoch_end(self)
+
+    def _restore(self, state: dict[str, Any]) -> None:
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         if state["scaler"]:
             self.stepper.scaler.load_state_dict(state["scaler"])
-        self.epoch, self.step = state["epoch"], state["step"]
+        self.epoch, self.step = int(state["epoch"]), int(state["step"])
+        if self.epoch < 0 or not 0 <= self.step <= self.steps_per_epoch:
+            raise ValueError(f"no such position: epoch {self.epoch}, step {self.step}")
         self._saved_step = self.global_step
         if self.world.leads:
             self.totals.sums = state["totals"].to(self.device)
@@ -424,5 +454,3 @@ class Trainer:
         self.seconds, self.waited = state["seconds"], state["waited"]
         self.history, self.best = state["history"], state["best"]
         torch.set_rng_state(state["rng"])
-        if self.epoch and self.step == 0:
-            self.record.epoch_end(self)

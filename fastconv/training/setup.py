@@ -14,7 +14,7 @@ from torch import nn
 from fastconv import data
 from fastconv._files import remove_leftovers
 from fastconv.models import create_model
-from fastconv.run import CONFIG, Run, RunError, read_names
+from fastconv.run import CONFIG, STATISTICS, Run, RunError, read_names
 from fastconv.training import checkpoint
 from fastconv.training.devices import pick_device
 from fastconv.training.distributed import World
@@ -140,7 +140,7 @@ def resume(
     run = Run.open(path, weights=None)
     state = checkpoint.load_state(run)
     if state is None:
-        raise RunError(f"{path}: stopped before its first save; start it anew")
+        raise RunError(f"{path}: stopped before its first save; start it anew there")
     settings = _settings_of(run)
     for name, value in (overrides or {}).items():
         if name not in RUNTIME_SETTINGS and getattr(settings, name) != value:
@@ -299,7 +299,19 @@ def _names(settings: Settings) -> dict[str, str]:
 
 
 def _is_used(path: Path) -> bool:
-    return path.exists() and (not path.is_dir() or any(path.iterdir()))
+    """Whether a new run would find something there.
+
+    What a start leaves that was killed before its first save is nothing: it is taken away.
+    """
+    if not path.is_dir():
+        return path.exists()
+    remove_leftovers(path)
+    names = {entry.name for entry in path.iterdir()}
+    if names and names <= {CONFIG, STATISTICS} and STATISTICS in names:
+        for name in (CONFIG, STATISTICS):  # run.json first: without it the folder is no run
+            (path / name).unlink(missing_ok=True)
+        return False
+    return bool(names)
 
 
 def _used_message(path: Path) -> str:
