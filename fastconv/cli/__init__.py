@@ -31,7 +31,9 @@ COMMANDS = (
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
     parser = argparse.ArgumentParser(
-        prog="fastconv", description="Train, evaluate and use the classic convnets."
+        prog="fastconv",
+        description="Train, evaluate and use the classic convnets.",
+        epilog="To begin: fastconv train. It needs no data, and says what to do next.",
     )
     parser.add_argument("--version", action="version", version=f"fastconv {__version__}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")

@@ -27,7 +27,12 @@ def add_parser(subparsers) -> None:
     )
     add_run_arguments(parser)
     parser.add_argument("more", metavar="RUN|DATA", nargs="*", help="further runs; an image folder")
-    parser.add_argument("--views", choices=("center", "ten", "dense"), default="center")
+    parser.add_argument(
+        "--views",
+        choices=("center", "ten", "dense"),
+        default="center",
+        help="what is looked at of each picture, see below (default: center)",
+    )
     parser.add_argument(
         "--report",
         metavar="FOLDER",
