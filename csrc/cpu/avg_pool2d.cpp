@@ -11,13 +11,14 @@ static Tensor pool(const char* op, const Tensor& input, const IntPair& kernel_si
                    const IntPair& stride, const IntPair& padding, bool ceil_mode,
                    bool count_include_pad, Divisor divisor_override) {
   const Pool2d p = pool2d_of(op, input, kernel_size, stride, padding, {1, 1}, ceil_mode);
-  const AvgPool2d avg = avg_pool2d_of(op, p, count_include_pad, divisor_override);
+  const AvgPool2d avg =
+      avg_pool2d_of(op, without_long_rows(p), count_include_pad, divisor_override);
 
   const MemoryFormat format = memory_format_of(input);
   const Tensor x = contiguous_as(input, format);
   Tensor output =
       new_tensor(x, {p.batch, p.channels, p.h.output, p.w.output}, x.scalar_type(), format);
-  const int64_t units = p.batch * (p.channels_last ? p.h.output : p.channels);
+  const int64_t units = units_of(avg.pool, p.h.output);
   const int64_t cost = units ? output.numel() / units * p.h.kernel * p.w.kernel : 0;
   FASTCONV_DISPATCH_FLOATING(
       x.scalar_type(), parallel_over(units, cost, [&](int64_t begin, int64_t end) {
@@ -44,16 +45,17 @@ static Tensor avg_pool2d_backward(const Tensor& grad_output, IntPair input_size,
                                   bool ceil_mode, bool count_include_pad,
                                   Divisor divisor_override) {
   const char* op = "avg_pool2d_backward";
-  const AvgPool2d avg =
+  AvgPool2d avg =
       avg_pool2d_backward_of(op, grad_output, input_size, channels_last, kernel_size, stride,
                              padding, ceil_mode, count_include_pad, divisor_override);
-  const Pool2d& p = avg.pool;
+  const Pool2d p = avg.pool;
+  avg.pool = without_long_rows(p);
   const MemoryFormat format = memory_format_of(channels_last);
 
   const Tensor g = contiguous_as(grad_output, format);
   Tensor grad_input =
       new_tensor(g, {p.batch, p.channels, p.h.input, p.w.input}, g.scalar_type(), format);
-  const int64_t units = p.batch * (p.channels_last ? p.h.input : p.channels);
+  const int64_t units = units_of(avg.pool, p.h.input);
   const int64_t cost = units ? 4 * grad_input.numel() / units : 0;
   FASTCONV_DISPATCH_FLOATING(
       g.scalar_type(), parallel_over(units, cost, [&](int64_t begin, int64_t end) {
@@ -64,9 +66,9 @@ static Tensor avg_pool2d_backward(const Tensor& grad_output, IntPair input_size,
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fastconv, CPU, m) {
-  m.impl("avg_pool2d", TORCH_BOX(&avg_pool2d));
-  m.impl("sum_pool2d", TORCH_BOX(&sum_pool2d));
-  m.impl("avg_pool2d_backward", TORCH_BOX(&avg_pool2d_backward));
+  FASTCONV_IMPL(m, avg_pool2d);
+  FASTCONV_IMPL(m, sum_pool2d);
+  FASTCONV_IMPL(m, avg_pool2d_backward);
 }
 
 }  // namespace fastconv

@@ -78,6 +78,15 @@ static Product phase_product(const Tensor& grad_output, const Tensor& turned, co
                        h.pixel * grad_input.stride(2) + w.pixel * grad_input.stride(3));
 }
 
+static std::vector<Phase> phases_with_taps(const Window& axis) {
+  std::vector<Phase> phases;
+  for (int64_t pixel = 0; pixel < min_of(axis.stride, axis.input); ++pixel) {
+    const Phase phase = phase_of(axis, pixel);
+    if (phase.taps > 0) phases.push_back(phase);
+  }
+  return phases;
+}
+
 static Tensor conv2d_input_grad(const Tensor& grad_output, const Tensor& weight, Sizes input_size,
                                 IntPair stride, std::vector<int64_t> padding, IntPair dilation,
                                 int64_t groups, bool /*allow_tf32*/, bool channels_last) {
@@ -95,11 +104,14 @@ static Tensor conv2d_input_grad(const Tensor& grad_output, const Tensor& weight,
   // (c, o, tap), with the outputs that are summed over adjacent in memory.
   const Tensor turned =
       contiguous_as(torch::stable::transpose(weight, 0, 1), MemoryFormat::ChannelsLast);
+  // A phase without taps is all 0; where steps are large nearly all are.
+  const std::vector<Phase> down = phases_with_taps(p.h), across = phases_with_taps(p.w);
+  const int64_t phases = min_of(p.h.stride, p.h.input) * min_of(p.w.stride, p.w.input);
+  if (int64_t(down.size() * across.size()) < phases) torch::stable::zero_(grad_input);
   std::vector<Product> products;
-  for (int64_t y = 0; y < min_of(p.h.stride, p.h.input); ++y) {
-    for (int64_t x = 0; x < min_of(p.w.stride, p.w.input); ++x) {
-      products.push_back(
-          phase_product(grad_output, turned, p, phase_of(p.h, y), phase_of(p.w, x), grad_input));
+  for (const Phase& h : down) {
+    for (const Phase& w : across) {
+      products.push_back(phase_product(grad_output, turned, p, h, w, grad_input));
     }
   }
   run_products(products, grad_output.scalar_type());
@@ -143,9 +155,9 @@ static Tensor conv2d_weight_grad(const Tensor& grad_output, const Tensor& input,
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fastconv, CPU, m) {
-  m.impl("conv2d", TORCH_BOX(&conv2d));
-  m.impl("conv2d_input_grad", TORCH_BOX(&conv2d_input_grad));
-  m.impl("conv2d_weight_grad", TORCH_BOX(&conv2d_weight_grad));
+  FASTCONV_IMPL(m, conv2d);
+  FASTCONV_IMPL(m, conv2d_input_grad);
+  FASTCONV_IMPL(m, conv2d_weight_grad);
 }
 
 }  // namespace fastconv

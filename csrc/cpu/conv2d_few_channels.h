@@ -10,8 +10,8 @@ namespace fastconv {
 
 inline bool has_few_channels(const Conv2d& p) {
   constexpr int64_t kFew = 4, kMaps = 16;
-  return p.groups == 1 && p.h.dilation == 1 && p.w.dilation == 1 && p.in_channels <= kFew &&
-         p.out_channels >= kMaps && p.w.output >= 8 && p.batch > 0 &&
+  return p.groups == 1 && steps_are_small(p) && p.h.dilation == 1 && p.w.dilation == 1 &&
+         p.in_channels <= kFew && p.out_channels >= kMaps && p.w.output >= 8 && p.batch > 0 &&
          few_channels_step(p.w.stride * p.in_channels);
 }
 

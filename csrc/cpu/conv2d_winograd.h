@@ -35,10 +35,17 @@ inline Filter filter_of(const Tensor& weight, const Conv2d& p, bool turned) {
           turned};
 }
 
+// With larger steps most pixels lie between the windows, and a copy of the padded image could be
+// far larger than what the windows see.
+inline bool steps_are_small(const Conv2d& p) {
+  constexpr int64_t kMost = 16;
+  return p.h.stride <= kMost && p.w.stride <= kMost;
+}
+
 // Whether it costs less than the plain products. The unit is a step of a multiplication's vector;
 // what transforming and packing cost in it was measured on AlexNet's and ZFNet's layers.
 inline bool winograd_pays(const Conv2d& p, const Filter& f) {
-  if (p.h.dilation != 1 || p.w.dilation != 1) return false;
+  if (p.h.dilation != 1 || p.w.dilation != 1 || !steps_are_small(p)) return false;
   constexpr double kPlain = 1.35;  // of a multiplication, packing and all
   constexpr int64_t kFilter = 100, kInput = 5, kOutput = 3;
   const bool turned = f.turned;

@@ -91,10 +91,10 @@ static Tensor drop_connect_mask(const Tensor& seed, int64_t examples, int64_t ou
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fastconv, CPU, m) {
-  m.impl("drop_connect", TORCH_BOX(&drop_connect));
-  m.impl("drop_connect_input_grad", TORCH_BOX(&drop_connect_input_grad));
-  m.impl("drop_connect_weight_grad", TORCH_BOX(&drop_connect_weight_grad));
-  m.impl("drop_connect_mask", TORCH_BOX(&drop_connect_mask));
+  FASTCONV_IMPL(m, drop_connect);
+  FASTCONV_IMPL(m, drop_connect_input_grad);
+  FASTCONV_IMPL(m, drop_connect_weight_grad);
+  FASTCONV_IMPL(m, drop_connect_mask);
 }
 
 }  // namespace fastconv

@@ -235,8 +235,8 @@ static Tensor local_contrast_norm_backward(const Tensor& grad_output, const Tens
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fastconv, CPU, m) {
-  m.impl("local_contrast_norm", TORCH_BOX(&local_contrast_norm));
-  m.impl("local_contrast_norm_backward", TORCH_BOX(&local_contrast_norm_backward));
+  FASTCONV_IMPL(m, local_contrast_norm);
+  FASTCONV_IMPL(m, local_contrast_norm_backward);
 }
 
 }  // namespace fastconv

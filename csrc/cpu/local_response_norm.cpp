@@ -55,8 +55,8 @@ static Tensor local_response_norm_backward(const Tensor& grad_output, const Tens
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fastconv, CPU, m) {
-  m.impl("local_response_norm", TORCH_BOX(&local_response_norm));
-  m.impl("local_response_norm_backward", TORCH_BOX(&local_response_norm_backward));
+  FASTCONV_IMPL(m, local_response_norm);
+  FASTCONV_IMPL(m, local_response_norm_backward);
 }
 
 }  // namespace fastconv

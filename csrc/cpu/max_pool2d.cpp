@@ -33,6 +33,6 @@ static std::tuple<Tensor, Tensor> max_pool2d(const Tensor& input, IntPair kernel
   return {output, switches};
 }
 
-STABLE_TORCH_LIBRARY_IMPL(fastconv, CPU, m) { m.impl("max_pool2d", TORCH_BOX(&max_pool2d)); }
+STABLE_TORCH_LIBRARY_IMPL(fastconv, CPU, m) { FASTCONV_IMPL(m, max_pool2d); }
 
 }  // namespace fastconv

@@ -61,8 +61,8 @@ static Tensor max_unpool2d_backward(const Tensor& grad_output, const Tensor& swi
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fastconv, CPU, m) {
-  m.impl("max_unpool2d", TORCH_BOX(&max_unpool2d));
-  m.impl("max_unpool2d_backward", TORCH_BOX(&max_unpool2d_backward));
+  FASTCONV_IMPL(m, max_unpool2d);
+  FASTCONV_IMPL(m, max_unpool2d_backward);
 }
 
 }  // namespace fastconv

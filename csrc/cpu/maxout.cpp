@@ -51,8 +51,8 @@ static Tensor maxout_backward(const Tensor& grad_output, const Tensor& switches,
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fastconv, CPU, m) {
-  m.impl("maxout", TORCH_BOX(&maxout));
-  m.impl("maxout_backward", TORCH_BOX(&maxout_backward));
+  FASTCONV_IMPL(m, maxout);
+  FASTCONV_IMPL(m, maxout_backward);
 }
 
 }  // namespace fastconv

@@ -12,7 +12,7 @@ namespace fastconv {
 // Splits the windows of p, a unit a row or a plane, over torch's threads.
 template <class F>
 static void parallel_over_windows(const Pool2d& p, const F& body) {
-  const int64_t units = p.batch * (p.channels_last ? p.h.output : p.channels);
+  const int64_t units = units_of(p, p.h.output);
   const int64_t windows = p.w.output * (p.channels_last ? p.channels : p.h.output);
   parallel_over(units, windows * (10 + 2 * p.h.kernel * p.w.kernel), body);
 }
@@ -21,13 +21,14 @@ static std::tuple<Tensor, Tensor> stochastic_pool2d(const Tensor& input, const T
                                                     IntPair kernel_size, IntPair stride,
                                                     IntPair padding, bool ceil_mode) {
   const char* op = "stochastic_pool2d";
-  const Pool2d p = stochastic_pool2d_of(op, input, kernel_size, stride, padding, ceil_mode);
+  const Pool2d all = stochastic_pool2d_of(op, input, kernel_size, stride, padding, ceil_mode);
+  const Pool2d p = without_long_rows(all);
   const uint64_t key = seed_of(op, seed);
 
   const MemoryFormat format = memory_format_of(input);
   const Tensor x = contiguous_as(input, format);
-  Tensor output = new_tensor(x, pooled_sizes(p), x.scalar_type(), format);
-  Tensor switches = new_tensor(x, pooled_sizes(p), ScalarType::Byte, format);
+  Tensor output = new_tensor(x, pooled_sizes(all), x.scalar_type(), format);
+  Tensor switches = new_tensor(x, pooled_sizes(all), ScalarType::Byte, format);
   FASTCONV_DISPATCH_FLOATING(
       x.scalar_type(), parallel_over_windows(p, [&](int64_t begin, int64_t end) {
         FASTCONV_ISA_CALL(
@@ -40,10 +41,11 @@ static std::tuple<Tensor, Tensor> stochastic_pool2d(const Tensor& input, const T
 static Tensor stochastic_pool2d_mean(const Tensor& input, IntPair kernel_size, IntPair stride,
                                      IntPair padding, bool ceil_mode) {
   const char* op = "stochastic_pool2d";
-  const Pool2d p = stochastic_pool2d_of(op, input, kernel_size, stride, padding, ceil_mode);
+  const Pool2d all = stochastic_pool2d_of(op, input, kernel_size, stride, padding, ceil_mode);
+  const Pool2d p = without_long_rows(all);
   const MemoryFormat format = memory_format_of(input);
   const Tensor x = contiguous_as(input, format);
-  Tensor output = new_tensor(x, pooled_sizes(p), x.scalar_type(), format);
+  Tensor output = new_tensor(x, pooled_sizes(all), x.scalar_type(), format);
   FASTCONV_DISPATCH_FLOATING(
       x.scalar_type(), parallel_over_windows(p, [&](int64_t begin, int64_t end) {
         FASTCONV_ISA_CALL(stochastic_pool2d_mean_forward(
@@ -56,18 +58,18 @@ static Tensor stochastic_pool2d_mean_backward(const Tensor& grad_output, const T
                                               IntPair kernel_size, IntPair stride, IntPair padding,
                                               bool ceil_mode) {
   const char* op = "stochastic_pool2d_mean_backward";
-  const Pool2d p = stochastic_pool2d_of(op, input, kernel_size, stride, padding, ceil_mode);
-  check_pooled_grad(op, grad_output, input, p);
+  const Pool2d all = stochastic_pool2d_of(op, input, kernel_size, stride, padding, ceil_mode);
+  const Pool2d p = without_long_rows(all);
+  check_pooled_grad(op, grad_output, input, all);
 
   const MemoryFormat format = memory_format_of(input);
   const Tensor x = contiguous_as(input, format), g = contiguous_as(grad_output, format);
   const ScalarType acc_type =
       x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-  Tensor means = new_tensor(x, pooled_sizes(p), acc_type, format);
-  Tensor sums = new_tensor(x, pooled_sizes(p), acc_type, format);
-  Tensor grad_input =
-      new_tensor(x, {p.batch, p.channels, p.h.input, p.w.input}, x.scalar_type(), format);
-  const int64_t units = p.batch * (p.channels_last ? p.h.input : p.channels);
+  Tensor means = new_tensor(x, pooled_sizes(all), acc_type, format);
+  Tensor sums = new_tensor(x, pooled_sizes(all), acc_type, format);
+  Tensor grad_input = new_tensor(x, sizes_of(x), x.scalar_type(), format);
+  const int64_t units = units_of(p, p.h.input);
   const int64_t cost = units ? 16 * grad_input.numel() / units : 0;
   FASTCONV_DISPATCH_FLOATING(
       x.scalar_type(), using acc_t = accumulate_t<scalar_t>;
@@ -86,9 +88,9 @@ static Tensor stochastic_pool2d_mean_backward(const Tensor& grad_output, const T
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fastconv, CPU, m) {
-  m.impl("stochastic_pool2d", TORCH_BOX(&stochastic_pool2d));
-  m.impl("stochastic_pool2d_mean", TORCH_BOX(&stochastic_pool2d_mean));
-  m.impl("stochastic_pool2d_mean_backward", TORCH_BOX(&stochastic_pool2d_mean_backward));
+  FASTCONV_IMPL(m, stochastic_pool2d);
+  FASTCONV_IMPL(m, stochastic_pool2d_mean);
+  FASTCONV_IMPL(m, stochastic_pool2d_mean_backward);
 }
 
 }  // namespace fastconv

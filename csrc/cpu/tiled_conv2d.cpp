@@ -44,8 +44,9 @@ static Tensor tiled_conv2d(const Tensor& input, const Tensor& weight, std::optio
       check_tiled_conv2d(op, "input", input, weight, sizes_of(input), stride, padding, groups);
   check_tiled_bias(op, bias, weight, input);
   if (bias) bias = contiguous_as(*bias, MemoryFormat::Contiguous);
-  const Tensor weights = torch::stable::contiguous(
-      torch::stable::transpose(torch::stable::transpose(weight, 3, 4), 4, 5));
+  const Tensor weights =
+      contiguous_as(torch::stable::transpose(torch::stable::transpose(weight, 3, 4), 4, 5),
+                    MemoryFormat::Contiguous);
   Tensor output =
       new_tensor(input, conv2d_output_sizes(p.conv), input.scalar_type(), memory_format_of(input));
   std::vector<Product> products;
@@ -108,18 +109,30 @@ static Tensor tiled_conv2d_weight_grad(const Tensor& grad_output, const Tensor& 
 
 // ---- The gradient of the input ----
 
+// The phases of an axis that have taps; where strides are large, most have none.
+static std::vector<TiledPhase> phases_with_taps(const Window& axis, int64_t period) {
+  std::vector<TiledPhase> phases;
+  for (int64_t pixel = 0; pixel < period; ++pixel) {
+    const TiledPhase phase = tiled_phase_of(axis, period, pixel);
+    if (phase.taps > 0) phases.push_back(phase);
+  }
+  return phases;
+}
+
+// The weights of these phases, one after another in the order of core/tiled_conv2d.h.
 template <typename scalar_t>
-static void order_by_phase(const TiledConv2d& p, const PhaseOrder& order, const scalar_t* weight,
+static void order_by_phase(const TiledConv2d& p, const PhaseOrder& order,
+                           const std::vector<TiledPhase>& down,
+                           const std::vector<TiledPhase>& across, const scalar_t* weight,
                            scalar_t* ordered) {
-  const Window &h = p.conv.h, &w = p.conv.w;
-  const int64_t tap_step = h.kernel * w.kernel;  // between the weights of one tap
+  const int64_t tap_step = p.conv.h.kernel * p.conv.w.kernel;  // between the weights of one tap
+  const int64_t columns = int64_t(across.size());
   const auto phase = [&](int64_t begin, int64_t end) {
     for (int64_t index = begin; index < end; ++index) {
-      const TiledPhase down = tiled_phase_of(h, order.phases_h, index / order.phases_w);
-      const TiledPhase across = tiled_phase_of(w, order.phases_w, index % order.phases_w);
-      for (int64_t r = 0; r < down.taps; ++r) {
-        for (int64_t s = 0; s < across.taps; ++s) {
-          const scalar_t* from = weight + tap_of_phase(p, down, across, r, s);
+      const TiledPhase &h = down[index / columns], &w = across[index % columns];
+      for (int64_t r = 0; r < h.taps; ++r) {
+        for (int64_t s = 0; s < w.taps; ++s) {
+          const scalar_t* from = weight + tap_of_phase(p, h, w, r, s);
           scalar_t* to =
               ordered + index * order.phase_size() + (r * order.taps_w + s) * order.tap_size();
           for (int64_t k = 0; k < order.tap_size(); ++k) to[k] = from[k * tap_step];
@@ -127,12 +140,13 @@ static void order_by_phase(const TiledConv2d& p, const PhaseOrder& order, const 
       }
     }
   };
-  parallel_over(order.phases_h * order.phases_w, order.phase_size(), phase);
+  parallel_over(int64_t(down.size()) * columns, order.phase_size(), phase);
 }
 
+// `first`: where the weights of the phase begin.
 static Product grad_of_phase(const TiledConv2d& p, const PhaseOrder& order,
-                             const Tensor& grad_output, const Tensor& ordered, const TiledPhase& h,
-                             const TiledPhase& w, Tensor& grad_input) {
+                             const Tensor& grad_output, const Tensor& ordered, int64_t first,
+                             const TiledPhase& h, const TiledPhase& w, Tensor& grad_input) {
   const Conv2d& c = p.conv;
   const Side pixels{
       {{c.batch, h.pixels, w.pixels}},
@@ -142,11 +156,9 @@ static Product grad_of_phase(const TiledConv2d& p, const PhaseOrder& order,
       0};
   const Steps lead{{0, 0, 1}, {}, {}};
   const Steps sum{{order.taps_w * order.tap_size(), order.tap_size(), order.channels}, {}, {}};
-  const Side channels{
-      channel_axis(c.in_channels),
-      plain_operand(ordered, lead, sum, (h.pixel * order.phases_w + w.pixel) * order.phase_size(),
-                    c.out_channels * order.channels),
-      channel_steps(grad_input), 0};
+  const Side channels{channel_axis(c.in_channels),
+                      plain_operand(ordered, lead, sum, first, c.out_channels * order.channels),
+                      channel_steps(grad_input), 0};
   return image_product(pixels, channels, {{h.taps, w.taps, c.out_channels}}, c.groups, grad_input,
                        h.pixel * grad_input.stride(2) + w.pixel * grad_input.stride(3));
 }
@@ -163,17 +175,22 @@ static Tensor tiled_conv2d_input_grad(const Tensor& grad_output, const Tensor& w
                  channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
 
   const PhaseOrder order = phase_order(p);
+  const std::vector<TiledPhase> down = phases_with_taps(p.conv.h, order.phases_h);
+  const std::vector<TiledPhase> across = phases_with_taps(p.conv.w, order.phases_w);
+  const int64_t phases = int64_t(down.size() * across.size());
+  if (phases < order.phases_h * order.phases_w) torch::stable::zero_(grad_input);
   const Tensor weights = contiguous_as(weight, MemoryFormat::Contiguous);
-  Tensor ordered = new_tensor(weight, {order.phases_h * order.phases_w, order.phase_size()},
-                              weight.scalar_type(), MemoryFormat::Contiguous);
-  FASTCONV_DISPATCH_FLOATING(weight.scalar_type(), order_by_phase(p, order, data<scalar_t>(weights),
-                                                                  mutable_data<scalar_t>(ordered)))
+  Tensor ordered = new_tensor(weight, {phases, order.phase_size()}, weight.scalar_type(),
+                              MemoryFormat::Contiguous);
+  FASTCONV_DISPATCH_FLOATING(weight.scalar_type(),
+                             order_by_phase(p, order, down, across, data<scalar_t>(weights),
+                                            mutable_data<scalar_t>(ordered)))
   std::vector<Product> products;
-  for (int64_t y = 0; y < order.phases_h; ++y) {
-    for (int64_t x = 0; x < order.phases_w; ++x) {
+  for (const TiledPhase& h : down) {
+    for (const TiledPhase& w : across) {
       products.push_back(grad_of_phase(p, order, grad_output, ordered,
-                                       tiled_phase_of(p.conv.h, order.phases_h, y),
-                                       tiled_phase_of(p.conv.w, order.phases_w, x), grad_input));
+                                       int64_t(products.size()) * order.phase_size(), h, w,
+                                       grad_input));
     }
   }
   run_products(products, grad_output.scalar_type());
@@ -181,9 +198,9 @@ static Tensor tiled_conv2d_input_grad(const Tensor& grad_output, const Tensor& w
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fastconv, CPU, m) {
-  m.impl("tiled_conv2d", TORCH_BOX(&tiled_conv2d));
-  m.impl("tiled_conv2d_input_grad", TORCH_BOX(&tiled_conv2d_input_grad));
-  m.impl("tiled_conv2d_weight_grad", TORCH_BOX(&tiled_conv2d_weight_grad));
+  FASTCONV_IMPL(m, tiled_conv2d);
+  FASTCONV_IMPL(m, tiled_conv2d_input_grad);
+  FASTCONV_IMPL(m, tiled_conv2d_weight_grad);
 }
 
 }  // namespace fastconv

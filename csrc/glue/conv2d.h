@@ -11,13 +11,6 @@
 
 namespace fastconv {
 
-inline std::string shape_text(const Sizes& sizes) {
-  std::ostringstream text;
-  for (size_t d = 0; d < sizes.size(); ++d) text << (d ? ", " : "(") << sizes[d];
-  text << ")";
-  return text.str();
-}
-
 // The problem with these shapes. `padding` is (top, bottom, left, right).
 inline Conv2d conv2d_of(const char* op, const Sizes& input, const Sizes& weight,
                         const IntPair& stride, const std::vector<int64_t>& padding,

@@ -36,6 +36,11 @@ template <typename... Parts>
     if (!(condition)) ::fastconv::fail(op, __VA_ARGS__); \
   } while (false)
 
+// There is no room for a tensor. The op's entry (cpu/dispatch.h) puts the op's name in front.
+struct NoMemory : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
 using Sizes = std::vector<int64_t>;  // of a 4-d tensor
 inline Sizes sizes_of(const Tensor& t) { return {t.size(0), t.size(1), t.size(2), t.size(3)}; }
 
@@ -94,8 +99,28 @@ inline MemoryFormat memory_format_of(const Tensor& t) {
   return memory_format_of(is_channels_last(t));
 }
 
+inline std::string shape_text(const Sizes& sizes) {
+  std::ostringstream text;
+  for (size_t d = 0; d < sizes.size(); ++d) text << (d ? ", " : "(") << sizes[d];
+  text << ")";
+  return text.str();
+}
+
+// allocate(), which on the CPU fails for want of memory alone: the stable ABI does not hand the
+// reason on.
+template <class F>
+Tensor allocated(const Tensor& like, const std::string& shape, const F& allocate) {
+  try {
+    return allocate();
+  } catch (const std::exception&) {
+    if (like.device().type() != torch::headeronly::DeviceType::CPU) throw;
+    throw NoMemory("not enough memory for a tensor of shape " + shape);
+  }
+}
+
+// The tensor itself where it has this format already.
 inline Tensor contiguous_as(const Tensor& t, MemoryFormat format) {
-  return torch::stable::contiguous(t, format);  // the tensor itself where it is so already
+  return allocated(t, shape_text(t), [&] { return torch::stable::contiguous(t, format); });
 }
 
 // Asks Linux for huge pages behind a large new tensor. From 32 MB on, malloc takes fresh memory
@@ -114,7 +139,9 @@ inline void advise_huge_pages(const Tensor& t) {
 
 inline Tensor new_tensor(const Tensor& like, const std::vector<int64_t>& sizes, ScalarType type,
                          MemoryFormat format) {
-  Tensor t = torch::stable::empty(sizes, type, std::nullopt, like.device(), std::nullopt, format);
+  Tensor t = allocated(like, shape_text(sizes), [&] {
+    return torch::stable::empty(sizes, type, std::nullopt, like.device(), std::nullopt, format);
+  });
   advise_huge_pages(t);
   return t;
 }

@@ -8,7 +8,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastconv.ops._arguments import IntOrPair, batched, memory_format, pair, window_output_size
+from fastconv.ops._arguments import (
+    IntOrPair,
+    batched_maps,
+    check_bool,
+    check_int,
+    memory_format,
+    pool_window,
+    pooled_size,
+    window_output_size,
+)
 
 
 def avg_pool2d(
@@ -40,8 +49,14 @@ def avg_pool2d(
         RuntimeError, ValueError, TypeError: naming the argument, the rule and the value.
     """
     op = "avg_pool2d"
-    x, unbatched = batched(op, "input", input)
-    window = _window(op, kernel_size, stride, padding)
+    x, unbatched = batched_maps(op, "input", input)
+    *window, _dilation = pool_window(op, kernel_size, stride, padding)
+    check_bool(op, "ceil_mode", ceil_mode)
+    check_bool(op, "count_include_pad", count_include_pad)
+    if divisor_override is not None:
+        check_int(op, "divisor_override", divisor_override, least=-(2**63))
+        if divisor_override == 0:
+            raise ValueError(f"{op}: divisor_override must not be 0")
     output = torch.ops.fastconv.avg_pool2d(
         x, *window, ceil_mode, count_include_pad, divisor_override
     )
@@ -60,8 +75,10 @@ def sum_pool2d(
     Arguments, output and errors are :func:`avg_pool2d`'s; padding adds zeros.
     """
     op = "sum_pool2d"
-    x, unbatched = batched(op, "input", input)
-    output = torch.ops.fastconv.sum_pool2d(x, *_window(op, kernel_size, stride, padding), ceil_mode)
+    x, unbatched = batched_maps(op, "input", input)
+    *window, _dilation = pool_window(op, kernel_size, stride, padding)
+    check_bool(op, "ceil_mode", ceil_mode)
+    output = torch.ops.fastconv.sum_pool2d(x, *window, ceil_mode)
     return output.squeeze(0) if unbatched else output
 
 
@@ -92,12 +109,6 @@ def avg_pool2d_ref(
     return output
 
 
-def _window(op, kernel_size, stride, padding):
-    kernel_size = pair(op, "kernel_size", kernel_size)
-    stride = kernel_size if stride is None or stride == [] else pair(op, "stride", stride)
-    return kernel_size, stride, pair(op, "padding", padding)
-
-
 def _output_size(size, kernel_size, stride, padding, ceil_mode):
     return [
         window_output_size(size[axis], kernel_size[axis], stride[axis], padding[axis], 1, ceil_mode)
@@ -105,8 +116,8 @@ def _output_size(size, kernel_size, stride, padding, ceil_mode):
     ]
 
 
-def _fake(input, kernel_size, stride, padding, ceil_mode, *_divisor):
-    size = _output_size(input.shape[2:], kernel_size, stride, padding, ceil_mode)
+def _empty_output(op, input, kernel_size, stride, padding, ceil_mode):
+    size = pooled_size(op, input, kernel_size, stride, padding, [1, 1], ceil_mode)
     return torch.empty(
         (*input.shape[:2], *size),
         dtype=input.dtype,
@@ -115,8 +126,14 @@ def _fake(input, kernel_size, stride, padding, ceil_mode, *_divisor):
     )
 
 
-torch.library.register_fake("fastconv::avg_pool2d")(_fake)
-torch.library.register_fake("fastconv::sum_pool2d")(_fake)
+@torch.library.register_fake("fastconv::avg_pool2d")
+def _fake(input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override):
+    return _empty_output("avg_pool2d", input, kernel_size, stride, padding, ceil_mode)
+
+
+@torch.library.register_fake("fastconv::sum_pool2d")
+def _fake_sum(input, kernel_size, stride, padding, ceil_mode):
+    return _empty_output("sum_pool2d", input, kernel_size, stride, padding, ceil_mode)
 
 
 @torch.library.register_fake("fastconv::avg_pool2d_backward")

@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastconv.ops._arguments import IntOrPair, autocast, batched, memory_format, pair
+from fastconv.ops._arguments import IntOrPair, batched_maps, memory_format, pair
 from fastconv.ops._conv2d_algorithm import choose_algorithm, tf32_allowed
+from fastconv.ops._convolution import check_bias, check_sizes, operands, output_size
 
 _OP = "conv2d"
 _ACTIVATIONS = ("none", "relu")
-_FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
 def conv2d(
@@ -62,12 +62,13 @@ def conv2d(
         raise ValueError(
             f"{_OP}: activation must be 'none' or 'relu' (got activation={activation!r})"
         )
-    x, unbatched = batched(_OP, "input", input)
-    x, weight, bias = autocast(x, weight, bias)
-    _check_tensors(x, weight, bias)
-    stride, dilation = pair(_OP, "stride", stride), pair(_OP, "dilation", dilation)
+    x, unbatched = batched_maps(_OP, "input", input)
+    shape = "(out_channels, in_channels / groups, height, width)"
+    x, weight, bias = operands(_OP, x, weight, bias, 4, shape)
+    stride, dilation = pair(_OP, "stride", stride, 1), pair(_OP, "dilation", dilation, 1)
     padding = _four_paddings(padding, weight.shape[2:], stride, dilation)
-    _check_sizes(x.shape, weight.shape, bias, stride, padding, dilation, groups)
+    check_sizes(_OP, x.shape, weight.shape, stride, padding, dilation, groups)
+    check_bias(_OP, bias, weight.shape[:1])
     problem: tuple[Any, ...] = (x, weight, bias, stride, padding, dilation, groups)
     relu = activation == "relu"
 
@@ -94,7 +95,7 @@ def conv2d_ref(
     """The definition, tap by tap; ``padding`` is (top, bottom, left, right)."""
     top, bottom, left, right = padding
     padded = F.pad(input, (left, right, top, bottom))
-    ho, wo = _output_size(input.shape, weight.shape, stride, padding, dilation)
+    ho, wo = output_size(input.shape, weight.shape, stride, padding, dilation)
     output = padded.new_zeros(())
     for r in range(weight.shape[2]):
         for s in range(weight.shape[3]):
@@ -129,74 +130,13 @@ def _four_paddings(padding, kernel_size, stride, dilation):
             )
         if stride != [1, 1]:
             raise ValueError(f"{_OP}: padding='same' demands stride 1 (got stride={stride})")
-        total = [d * (k - 1) for d, k in zip(dilation, kernel_size, strict=True)]
+        total = [d * max(k - 1, 0) for d, k in zip(dilation, kernel_size, strict=True)]
+        pair(_OP, "padding", total)  # zeros in all, which may be too many
         return [total[0] // 2, total[0] - total[0] // 2, total[1] // 2, total[1] - total[1] // 2]
     if isinstance(padding, tuple | list) and len(padding) == 4:
         return [*pair(_OP, "padding", padding[:2]), *pair(_OP, "padding", padding[2:])]
     height, width = pair(_OP, "padding", padding)
     return [height, height, width, width]
-
-
-def _check_tensors(input, weight, bias):
-    if input.dtype not in _FLOATING:
-        raise TypeError(
-            f"{_OP}: input must be float32, float64, float16 or bfloat16 (got {input.dtype})"
-        )
-    if weight.dim() != 4:
-        raise ValueError(
-            f"{_OP}: weight must have shape (out_channels, in_channels / groups, height, width) "
-            f"(got {tuple(weight.shape)})"
-        )
-    for name, tensor in (("weight", weight), ("bias", bias)):
-        if tensor is None:
-            continue
-        if tensor.dtype != input.dtype:
-            raise TypeError(
-                f"{_OP}: {name} must have the dtype of input (got {tensor.dtype} and {input.dtype})"
-            )
-        if tensor.device != input.device:
-            raise ValueError(
-                f"{_OP}: {name} must be on the device of input "
-                f"(got {tensor.device} and {input.device})"
-            )
-
-
-def _check_sizes(input_size, weight_size, bias, stride, padding, dilation, groups):
-    shapes = f"(got input {tuple(input_size)}, weight {tuple(weight_size)}, groups={groups})"
-    for name, values, least in (
-        ("stride", stride, 1),
-        ("padding", padding, 0),
-        ("dilation", dilation, 1),
-    ):
-        if min(values) < least:
-            raise ValueError(f"{_OP}: {name} must be at least {least} (got {name}={values})")
-    if not isinstance(groups, int) or groups < 1:
-        raise ValueError(f"{_OP}: groups must be an int of at least 1 (got groups={groups!r})")
-    if min(weight_size) < 1:
-        raise ValueError(f"{_OP}: weight must have no empty dimension {shapes}")
-    if min(input_size[1:]) < 1:
-        raise ValueError(f"{_OP}: input must have no empty dimension but the batch {shapes}")
-    if weight_size[0] % groups:
-        raise ValueError(f"{_OP}: groups must divide the output channels {shapes}")
-    if input_size[1] != weight_size[1] * groups:
-        raise ValueError(f"{_OP}: input must have weight.shape[1] * groups channels {shapes}")
-    if bias is not None and tuple(bias.shape) != (weight_size[0],):
-        raise ValueError(
-            f"{_OP}: bias must have shape ({weight_size[0]},) (got {tuple(bias.shape)})"
-        )
-    if min(_output_size(input_size, weight_size, stride, padding, dilation)) < 1:
-        raise ValueError(
-            f"{_OP}: the window must fit into the padded input (got input {tuple(input_size)}, "
-            f"weight {tuple(weight_size)}, padding={padding}, dilation={dilation})"
-        )
-
-
-def _output_size(input_size, weight_size, stride, padding, dilation):
-    top, bottom, left, right = padding
-    return [
-        (input_size[2] + top + bottom - dilation[0] * (weight_size[2] - 1) - 1) // stride[0] + 1,
-        (input_size[3] + left + right - dilation[1] * (weight_size[3] - 1) - 1) // stride[1] + 1,
-    ]
 
 
 def _empty(like, size, channels_last):
@@ -210,7 +150,7 @@ def _is_channels_last(tensor):
 
 @torch.library.register_fake("fastconv::conv2d")
 def _fake(input, weight, bias, stride, padding, dilation, groups, allow_tf32, relu):
-    ho, wo = _output_size(input.shape, weight.shape, stride, padding, dilation)
+    ho, wo = output_size(input.shape, weight.shape, stride, padding, dilation)
     return _empty(input, (input.shape[0], weight.shape[0], ho, wo), _is_channels_last(input))
 
 

@@ -14,7 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastconv.ops._arguments import autocast
+from fastconv.ops._arguments import (
+    autocast,
+    check_bool,
+    check_floating,
+    check_generator,
+    check_like,
+    check_tensor,
+)
 from fastconv.ops._random import draw_seed
 
 _OP = "drop_connect"
@@ -62,6 +69,9 @@ def drop_connect(
     """
     if mask not in _MASKS:
         raise ValueError(f"{_OP}: mask must be 'sample' or 'batch' (got mask={mask!r})")
+    check_bool(_OP, "training", training)
+    check_bool(_OP, "mask_bias", mask_bias)
+    check_generator(_OP, generator)
     input, weight, bias = _checked(_OP, input, weight, bias, p)
     if p == 0:
         return F.linear(input, weight, bias)
@@ -119,6 +129,8 @@ def drop_connect_gaussian(
     op = "drop_connect_gaussian"
     if not isinstance(samples, int) or isinstance(samples, bool) or samples < 1:
         raise ValueError(f"{op}: samples must be an int of at least 1 (got samples={samples!r})")
+    check_bool(op, "mask_bias", mask_bias)
+    check_generator(op, generator)
     input, weight, bias = _checked(op, input, weight, bias, p)
     with _no_autocast(input.device.type):
         mean, variance = _moments(input, weight, bias, p, mask_bias)
@@ -148,6 +160,10 @@ def _checked(op, input, weight, bias, p):
         raise TypeError(f"{op}: p must be a number (got p={p!r})")
     if not 0 <= p <= 1:
         raise ValueError(f"{op}: p must be a probability within [0, 1] (got p={p})")
+    check_floating(op, "input", input)
+    check_tensor(op, "weight", weight)
+    if bias is not None:
+        check_tensor(op, "bias", bias)
     if weight.dim() != 2:
         raise ValueError(
             f"{op}: weight must have shape (out_features, in_features) (got {tuple(weight.shape)})"
@@ -161,14 +177,10 @@ def _checked(op, input, weight, bias, p):
         raise ValueError(
             f"{op}: bias must have shape ({weight.shape[0]},) (got {tuple(bias.shape)})"
         )
-    if not input.is_floating_point():
-        raise TypeError(f"{op}: input must be floating point (got {input.dtype})")
     input, weight, bias = autocast(input, weight, bias)
     for name, tensor in (("weight", weight), ("bias", bias)):
-        if tensor is not None and tensor.dtype != input.dtype:
-            raise TypeError(
-                f"{op}: {name} must have the dtype of input (got {tensor.dtype} and {input.dtype})"
-            )
+        if tensor is not None:
+            check_like(op, name, tensor, "input", input)
     return input, weight, bias
 
 

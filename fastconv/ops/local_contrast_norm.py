@@ -6,11 +6,19 @@ recognition?", ICCV 2009, section 2; Torch7's SpatialContrastiveNormalization (t
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastconv.ops._arguments import batched, memory_format
+from fastconv.ops._arguments import (
+    batched_maps,
+    check_bool,
+    check_int,
+    memory_format,
+    number,
+)
 
 _DIVISORS = ("mean", "threshold")
 
@@ -55,10 +63,22 @@ def local_contrast_norm(
     op = "local_contrast_norm"
     if divisor not in _DIVISORS:
         raise ValueError(f"{op}: divisor must be 'mean' or 'threshold' (got divisor={divisor!r})")
-    if not isinstance(kernel_size, int) or isinstance(kernel_size, bool):
-        raise TypeError(f"{op}: kernel_size must be an int (got kernel_size={kernel_size!r})")
-    x, unbatched = batched(op, "input", input)
-    sigma = kernel_size / 4 if sigma is None else sigma
+    check_int(op, "kernel_size", kernel_size, least=-(2**63))
+    if kernel_size < 1 or kernel_size % 2 == 0:
+        raise ValueError(
+            f"{op}: kernel_size must be odd and positive (got kernel_size={kernel_size})"
+        )
+    sigma = kernel_size / 4 if sigma is None else number(op, "sigma", sigma)
+    eps = number(op, "eps", eps)
+    for name, value in (("sigma", sigma), ("eps", eps)):
+        if not 0 < value < math.inf:
+            raise ValueError(f"{op}: {name} must be positive and finite (got {name}={value})")
+    check_bool(op, "across_maps", across_maps)
+    x, unbatched = batched_maps(op, "input", input)
+    if min(x.shape[1:]) < 1:
+        raise ValueError(
+            f"{op}: input must have no empty dimension but the batch (got shape {tuple(x.shape)})"
+        )
     output, _ = torch.ops.fastconv.local_contrast_norm(
         x, kernel_size, sigma, across_maps, divisor == "mean", eps
     )

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastconv.ops._arguments import memory_format
+from fastconv.ops._arguments import check_floating, check_int, memory_format, number
 
 _ALPHA_MODES = ("mean", "sum")
 _REGIONS = ("across", "within")
@@ -53,10 +53,9 @@ def local_response_norm(
         RuntimeError, ValueError, TypeError: naming the argument, the rule and the value.
     """
     op = "local_response_norm"
-    if not isinstance(size, int) or isinstance(size, bool):
-        raise TypeError(f"{op}: size must be an int (got size={size!r})")
-    if size < 1:
-        raise ValueError(f"{op}: size must be at least 1 (got size={size})")
+    check_floating(op, "input", input)
+    check_int(op, "size", size)
+    alpha, beta, k = number(op, "alpha", alpha), number(op, "beta", beta), number(op, "k", k)
     if alpha_mode not in _ALPHA_MODES:
         raise ValueError(
             f"{op}: alpha_mode must be 'mean' or 'sum' (got alpha_mode={alpha_mode!r})"

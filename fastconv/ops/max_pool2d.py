@@ -12,7 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastconv.ops._arguments import IntOrPair, batched, memory_format, pair, window_output_size
+from fastconv.ops._arguments import (
+    IntOrPair,
+    batched_maps,
+    check_bool,
+    memory_format,
+    pool_window,
+    pooled_size,
+    window_output_size,
+)
 
 
 @overload
@@ -76,8 +84,10 @@ def max_pool2d(
         RuntimeError, ValueError, TypeError: naming the argument, the rule and the value.
     """
     op = "max_pool2d"
-    x, unbatched = batched(op, "input", input)
-    window = _window(op, kernel_size, stride, padding, dilation)
+    x, unbatched = batched_maps(op, "input", input)
+    window = pool_window(op, kernel_size, stride, padding, dilation, most=256)
+    check_bool(op, "ceil_mode", ceil_mode)
+    check_bool(op, "return_indices", return_indices)
     output, switches = torch.ops.fastconv.max_pool2d(x, *window, ceil_mode)
     if not return_indices:
         return output.squeeze(0) if unbatched else output
@@ -101,8 +111,9 @@ def max_pool2d_with_switches(
         The pooled maps (N, C, Ho, Wo), and the switches, uint8 of the same shape.
     """
     op = "max_pool2d"
-    x, unbatched = batched(op, "input", input)
-    window = _window(op, kernel_size, stride, padding, 1)
+    x, unbatched = batched_maps(op, "input", input)
+    window = pool_window(op, kernel_size, stride, padding, most=256)
+    check_bool(op, "ceil_mode", ceil_mode)
     output, switches = torch.ops.fastconv.max_pool2d(x, *window, ceil_mode)
     return (output.squeeze(0), switches.squeeze(0)) if unbatched else (output, switches)
 
@@ -159,19 +170,11 @@ def switches_to_indices(
     return row * width + column
 
 
-def _window(op, kernel_size, stride, padding, dilation):
-    kernel_size = pair(op, "kernel_size", kernel_size)
-    stride = kernel_size if stride is None or stride == [] else pair(op, "stride", stride)
-    return kernel_size, stride, pair(op, "padding", padding), pair(op, "dilation", dilation)
-
-
 @torch.library.register_fake("fastconv::max_pool2d")
 def _fake(input, kernel_size, stride, padding, dilation, ceil_mode):
-    n, c, h, w = input.shape
-    ho = window_output_size(h, kernel_size[0], stride[0], padding[0], dilation[0], ceil_mode)
-    wo = window_output_size(w, kernel_size[1], stride[1], padding[1], dilation[1], ceil_mode)
+    window = kernel_size, stride, padding, dilation
     output = torch.empty(
-        (n, c, ho, wo),
+        (*input.shape[:2], *pooled_size("max_pool2d", input, *window, ceil_mode)),
         dtype=input.dtype,
         device=input.device,
         memory_format=memory_format(input),

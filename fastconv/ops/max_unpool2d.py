@@ -10,7 +10,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fastconv.ops._arguments import IntOrPair, batched, memory_format, pair
+from fastconv.ops._arguments import (
+    IntOrPair,
+    batched,
+    batched_maps,
+    check_device,
+    memory_format,
+    pair,
+    pool_window,
+    window_output_size,
+)
 
 _MODES = ("accumulate", "overwrite")
 
@@ -47,17 +56,36 @@ def max_unpool2d(
     op = "max_unpool2d"
     if mode not in _MODES:
         raise ValueError(f"{op}: mode must be 'accumulate' or 'overwrite' (got mode={mode!r})")
-    x, unbatched = batched(op, "input", input)
+    x, unbatched = batched_maps(op, "input", input)
     sw, _ = batched(op, "switches", switches)
-    kernel_size = pair(op, "kernel_size", kernel_size)
-    stride = kernel_size if stride is None or stride == [] else pair(op, "stride", stride)
-    padding = pair(op, "padding", padding)
+    window = pool_window(op, kernel_size, stride, padding, most=256)
     size = output_size[-2:] if isinstance(output_size, Sequence) else output_size
-    size = pair(op, "output_size", size)
-    output = torch.ops.fastconv.max_unpool2d(
-        x, sw, kernel_size, stride, padding, [1, 1], size, mode == "overwrite"
-    )
+    size = pair(op, "output_size", size, 1)
+    _check_switches(op, x, sw, window, size)
+    output = torch.ops.fastconv.max_unpool2d(x, sw, *window, size, mode == "overwrite")
     return output.squeeze(0) if unbatched else output
+
+
+def _check_switches(op, input, switches, window, output_size):
+    if switches.dtype != torch.uint8:
+        raise TypeError(
+            f"{op}: switches must be uint8, as max_pool2d_with_switches returns them "
+            f"(got {switches.dtype})"
+        )
+    check_device(op, "switches", switches, "input", input)
+    if switches.shape != input.shape:
+        raise ValueError(
+            f"{op}: switches must have the shape of input (got {tuple(switches.shape)} and "
+            f"{tuple(input.shape)})"
+        )
+    for pooled, size, k, s, p, d in zip(switches.shape[2:], output_size, *window, strict=True):
+        least, most = (window_output_size(size, k, s, p, d, ceil) for ceil in (False, True))
+        if pooled not in (least, most):
+            raise ValueError(
+                f"{op}: output_size must be a size that pools to the size of switches "
+                f"(got output_size={size}, which pools to {least}{' or more' * (most > least)}, "
+                f"and switches of size {pooled})"
+            )
 
 
 def max_unpool2d_ref(

@@ -11,7 +11,7 @@ from typing import Literal, overload
 import torch
 from torch import Tensor
 
-from fastconv.ops._arguments import memory_format
+from fastconv.ops._arguments import check_bool, check_floating, check_int, memory_format
 
 
 @overload
@@ -54,14 +54,16 @@ def maxout(
     """
     op = "maxout"
     stride = pool_size if stride is None else stride
-    for name, value in (("pool_size", pool_size), ("stride", stride)):
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise TypeError(f"{op}: {name} must be an int (got {name}={value!r})")
+    check_floating(op, "input", input)
+    check_int(op, "pool_size", pool_size, least=-(2**63))
+    check_int(op, "stride", stride, least=-(2**63))
+    check_bool(op, "return_switches", return_switches)
     if input.dim() < 2:
         raise ValueError(
             f"{op}: input must have shape (N, C, *), at least 2 dimensions "
             f"(got {tuple(input.shape)})"
         )
+    _check_groups(op, input.shape[1], pool_size, stride)
     # The kernels know (N, C, H, W); all positions may as well stand in one row.
     x = input if input.dim() > 2 else input.unsqueeze(2)
     x = x if x.dim() == 4 else x.flatten(2).unsqueeze(2)
@@ -70,6 +72,30 @@ def maxout(
         shape = (input.shape[0], output.shape[1], *input.shape[2:])
         output, switches = output.view(shape), switches.view(shape)
     return (output, switches) if return_switches else output
+
+
+def _check_groups(op, maps, pool_size, stride):
+    if not 1 <= pool_size <= 256:
+        raise ValueError(
+            f"{op}: pool_size must be from 1 to 256, because a switch is one byte "
+            f"(got pool_size={pool_size})"
+        )
+    if pool_size > maps:
+        raise ValueError(
+            f"{op}: pool_size must be at most the number of maps "
+            f"(got pool_size={pool_size} and {maps} maps)"
+        )
+    if not 1 <= stride <= pool_size:
+        raise ValueError(
+            f"{op}: stride must be from 1 to pool_size, or maps between groups are lost "
+            f"(got stride={stride}, pool_size={pool_size})"
+        )
+    if (maps - pool_size) % stride:
+        raise ValueError(
+            f"{op}: the last group must end at the last map (got {maps} maps, "
+            f"pool_size={pool_size}, stride={stride}: {(maps - pool_size) % stride} maps are left "
+            "over)"
+        )
 
 
 def maxout_ref(input: Tensor, pool_size: int, stride: int) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastconv._library import _C
-from fastconv.ops._arguments import IntOrPair, batched, memory_format, pair, window_output_size
+from fastconv.ops._arguments import (
+    IntOrPair,
+    batched_maps,
+    check_bool,
+    check_generator,
+    memory_format,
+    pool_window,
+    pooled_size,
+    window_output_size,
+)
 from fastconv.ops._random import draw_seed
 
 
@@ -98,10 +107,18 @@ def stochastic_pool2d(
         RuntimeError, ValueError, TypeError: naming the argument, the rule and the value.
     """
     op = "stochastic_pool2d"
-    x, unbatched = batched(op, "input", input)
-    kernel_size = pair(op, "kernel_size", kernel_size)
-    stride = kernel_size if stride is None or stride == [] else pair(op, "stride", stride)
-    window = kernel_size, stride, pair(op, "padding", padding)
+    x, unbatched = batched_maps(op, "input", input)
+    *window, dilation = pool_window(op, kernel_size, stride, padding, most=256)
+    for name, value in (
+        ("ceil_mode", ceil_mode),
+        ("training", training),
+        ("return_switches", return_switches),
+    ):
+        check_bool(op, name, value)
+    check_generator(op, generator)
+    pooled_size(
+        op, x, window[0], window[1], window[2], dilation, ceil_mode
+    )  # before a number is drawn for nothing
     if training:
         seed = draw_seed(x, generator)
         output, switches = torch.ops.fastconv.stochastic_pool2d(x, seed, *window, ceil_mode)
@@ -188,8 +205,9 @@ def _output_size(size, kernel_size, stride, padding, ceil_mode):
 
 
 def _empty_output(input, kernel_size, stride, padding, ceil_mode):
+    window = kernel_size, stride, padding, [1, 1]
     return torch.empty(
-        (*input.shape[:2], *_output_size(input.shape[2:], kernel_size, stride, padding, ceil_mode)),
+        (*input.shape[:2], *pooled_size("stochastic_pool2d", input, *window, ceil_mode)),
         dtype=input.dtype,
         device=input.device,
         memory_format=memory_format(input),

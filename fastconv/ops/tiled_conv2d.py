@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastconv.ops._arguments import IntOrPair, as_pair, autocast, batched, memory_format, pair
+from fastconv.ops._arguments import IntOrPair, as_pair, batched_maps, memory_format, pair
+from fastconv.ops._convolution import check_bias, check_sizes, operands
 
 _OP = "tiled_conv2d"
 
@@ -44,9 +45,17 @@ def tiled_conv2d(
     Raises:
         RuntimeError, ValueError, TypeError: naming the argument, the rule and the value.
     """
-    x, unbatched = batched(_OP, "input", input)
-    x, weight, bias = autocast(x, weight, bias)
-    stride, padding = pair(_OP, "stride", stride), pair(_OP, "padding", padding)
+    x, unbatched = batched_maps(_OP, "input", input)
+    shape = "(tiles down, tiles across, out_channels, in_channels / groups, height, width)"
+    x, weight, bias = operands(_OP, x, weight, bias, 6, shape)
+    stride, padding = pair(_OP, "stride", stride, 1), pair(_OP, "padding", padding)
+    if min(weight.shape[:2]) < 1:
+        raise ValueError(
+            f"{_OP}: weight must have no empty dimension (got shape {tuple(weight.shape)})"
+        )
+    around = [padding[0], padding[0], padding[1], padding[1]]
+    check_sizes(_OP, x.shape, weight.shape[2:], stride, around, [1, 1], groups)
+    check_bias(_OP, bias, weight.shape[:3])
     output = torch.ops.fastconv.tiled_conv2d(x, weight, bias, stride, padding, groups)
     return output.squeeze(0) if unbatched else output
 

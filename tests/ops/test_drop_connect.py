@@ -429,7 +429,7 @@ def test_wrong_inputs():
             "input must have shape (..., 20) for weight of shape (5, 20) (got ())",
         ),
         ({"bias": bias[:4]}, "bias must have shape (5,) (got (4,))"),
-        ({"x": x.int()}, "input must be floating point (got torch.int32)"),
+        ({"x": x.int()}, "input must be float32, float64, float16 or bfloat16 (got torch.int32)"),
         (
             {"x": x.double()},
             "weight must have the dtype of input (got torch.float32 and torch.float64)",

@@ -321,7 +321,7 @@ def test_wrong_inputs():
                 call,
                 (x.long(), 3),
                 {},
-                f"{name}: input must be float32, float64, float16 or bfloat16 (got Long)",
+                f"{name}: input must be float32, float64, float16 or bfloat16 (got torch.int64)",
             ),
             (op, (x, 0, 1.0, 0.75, 1.0, False), {}, f"{name}: size must be at least 1"),
             (op, (x[0], 3, 1.0, 0.75, 1.0, False), {}, f"{name}: input must have 4 dimensions"),

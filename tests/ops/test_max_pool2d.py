@@ -231,7 +231,7 @@ def test_wrong_inputs():
             "(got input size 5, kernel_size=6, padding=0, dilation=1)",
         ),
         ((x[0, 0], 2), "input must have shape (N, C, H, W) or (C, H, W) (got (6, 5))"),
-        ((x.int(), 2), "input must be float32, float64, float16 or bfloat16 (got Int)"),
+        ((x.int(), 2), "input must be float32, float64, float16 or bfloat16 (got torch.int32)"),
         (
             (x[:, :0], 2),
             "input must have no empty dimension but the batch (got shape (2, 0, 6, 5))",
