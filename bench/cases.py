@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+import bench_prepare_images as preparation
 import torch
 import torch.nn.functional as F
 from bench_local_contrast_norm import EPS, KERNEL_SIZE
@@ -24,10 +25,13 @@ class Case:
     """One op on one shape.
 
     Attributes:
-        tensors: shapes of the op's tensors; gradients are taken of all that ``learns`` names.
+        tensors: shapes of the op's tensors; gradients are taken of all that ``learns`` names, and
+            where it names none there is no backward pass.
         ours, peer: functions of these tensors.
         moved: bytes of a forward pass in elements (read once, written once); ``flops`` likewise.
         backward_moved, backward_flops: of the backward pass alone.
+        moved_bytes: what a forward pass moves besides, whatever the elements' type.
+        compile_peer: False where torch.compile would unroll a loop over the batch.
         compare: whether both results must be close; draws are not.
         positive: the first tensor is rectified, as pools see it.
     """
@@ -39,6 +43,8 @@ class Case:
     peer: Callable[..., Tensor]
     moved: int
     backward_moved: int
+    moved_bytes: int = 0
+    compile_peer: bool = True
     flops: int = 0
     backward_flops: int = 0
     compare: bool = True
@@ -50,7 +56,7 @@ class Case:
 
 def cases(batch: int, wanted: str = "") -> Iterator[Case]:
     """All cases whose op's name holds ``wanted``."""
-    for make in (_convs, _pools, _norms, _maxouts, _drop_connects, _tiled_convs):
+    for make in (_convs, _pools, _norms, _maxouts, _drop_connects, _tiled_convs, _preparations):
         yield from (case for case in make(batch) if wanted in case.op)
 
 
@@ -246,3 +252,35 @@ def _tiled_convs(batch):
         compare=False,
         learns=(0, 1, 2),
     )
+
+
+def _preparations(batch):
+    images, offsets, flips, _, mean = preparation.arguments(batch)
+    pixels = batch * 3 * preparation.SIZE**2
+    cache = {}
+
+    def on(device):
+        if device not in cache:
+            cache[device] = [t.to(device) for t in (images, offsets, flips, mean)]
+        return cache[device]
+
+    def ours(shifts):
+        x, at, mirrored, minus = on(shifts.device)
+        return preparation.prepared(x, at, mirrored, shifts.float(), minus, dtype=shifts.dtype)
+
+    def peer(shifts):  # places and mirrors in the host's memory, where a loop wants them
+        x, _, _, minus = on(shifts.device)
+        return preparation.composed(x, offsets, flips, shifts.float(), minus, shifts.dtype)
+
+    def our_centre(like):
+        x, _, _, minus = on(like.device)
+        return preparation.prepared_centre(x, minus, dtype=like.dtype)
+
+    def their_centre(like):
+        x, _, _, minus = on(like.device)
+        return preparation.composed_centre(x, minus, like.dtype)
+
+    shapes = {"moved": pixels, "moved_bytes": pixels, "backward_moved": 0, "learns": ()}
+    name = "prepare_images"
+    yield Case(name, "alexnet training", [(batch, 3)], ours, peer, compile_peer=False, **shapes)
+    yield Case(name, "alexnet evaluation", [(batch, 3)], our_centre, their_centre, **shapes)

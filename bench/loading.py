@@ -5,13 +5,16 @@
 DATA is an image folder. With --photograph 500x375 its training pictures are first scaled to that
 size and saved as JPEG (quality 90), as a stand-in for ImageNet's, whose mean is about that. One
 process with one thread then takes the classic recipe's training samples of 224x224 in shuffled
-order; each source is gone through `--rounds` times, after once to warm the page cache, in turn
-with the others, and the median counts. Before, the sources' samples are compared.
+order, and does the arithmetic behind the crop in three ways: step by step in NumPy, in one pass
+(as training does), or not at all, which leaves it to the device. Each source is gone through
+`--rounds` times, after once to warm the page cache, in turn with the others, and the median counts.
+Before, the samples are compared.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import datetime
 import platform
@@ -21,12 +24,17 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from unittest import mock
 
 import torch
 from PIL import Image
 
 from fastconv import data
 from fastconv.data import EpochSampler, PackOptions, pack
+from fastconv.data._picture import Picture
+from fastconv.data.device import HostSteps
+
+WAYS = ("NumPy", "one pass", "the device's")
 
 
 def main() -> None:
@@ -48,7 +56,11 @@ def main() -> None:
         datasets = {name: open_train(root / name, root / "folder") for name in sources}
         compare(datasets)
         rates = measure(datasets, args.rounds)
-        rows = [row(name, datasets[name], root / name, rates[name], args) for name in sources]
+        rows = [
+            row(name, way, datasets[name], root / name, rates[name, way], args)
+            for way in WAYS
+            for name in sources
+        ]
     columns = list(rows[0])
     writer = csv.DictWriter(sys.stdout, columns)
     writer.writeheader()
@@ -94,38 +106,57 @@ def by_name(dataset) -> dict[str, int]:
 
 
 def compare(datasets: dict) -> None:
-    """The raw squares give the folder's samples but for rounding, the JPEGs nearly."""
+    """The raw squares give the folder's samples but for rounding, the JPEGs nearly; NumPy all."""
     places = {name: by_name(dataset) for name, dataset in datasets.items()}
     for file in list(places["folder"])[:20]:
         images = {name: datasets[name][places[name][file], 1][0] for name in datasets}
         for name, limit in (("raw-square", 0.002), ("jpeg-square", 0.1), ("jpeg", 0.1)):
             difference = (images[name] - images["folder"]).abs().mean().item()
             assert difference < limit, (name, file, difference)
+        for name, image in images.items():
+            with working(datasets[name], "NumPy"):
+                assert torch.equal(datasets[name][places[name][file], 1][0], image)
 
 
-def measure(datasets: dict, rounds: int) -> dict[str, list[float]]:
-    rates: dict[str, list[float]] = {name: [] for name in datasets}
+@contextlib.contextmanager
+def working(dataset, way: str):
+    """The dataset's samples are made in one of the WAYS."""
+    whole = dataset.transform
+    with contextlib.ExitStack() as stack:
+        if way == "NumPy":
+            stack.enter_context(mock.patch.object(Picture, "parts", lambda picture: None))
+        elif way == "the device's":
+            dataset.transform = HostSteps(whole)
+        try:
+            yield
+        finally:
+            dataset.transform = whole
+
+
+def measure(datasets: dict, rounds: int) -> dict[tuple[str, str], list[float]]:
+    rates: dict[tuple[str, str], list[float]] = {(n, way): [] for n in datasets for way in WAYS}
     for turn in range(rounds + 1):
-        for name, dataset in datasets.items():
+        for name, way in rates:
+            dataset = datasets[name]
             sampler = EpochSampler(len(dataset), seed=0)
             sampler.set_epoch(turn)
-            began = time.process_time()  # the core's time for us, whoever else is on the machine
-            for key in sampler:
-                dataset[key]
+            with working(dataset, way):
+                began = time.process_time()  # the core's time for us, whoever else is there
+                for key in sampler:
+                    dataset[key]
+                spent = time.process_time() - began
             if turn:
-                rates[name].append(len(dataset) / (time.process_time() - began))
+                rates[name, way].append(len(dataset) / spent)
     return rates
 
 
-def row(name: str, dataset, root: Path, rates: list[float], args) -> dict:
+def row(name: str, way: str, dataset, root: Path, rates: list[float], args) -> dict:
     files = root.glob("train/**/*.jpg" if name == "folder" else "train/*.tar")
     if name == "folder" and not args.photograph:
         files = (dataset.path(i) for i in range(len(dataset)))
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    )
     return {
         "source": name,
+        "last_pass": way,
         "photographs": args.photograph or "as they are",
         "images": len(dataset),
         "bytes_per_image": round(sum(f.stat().st_size for f in files) / len(dataset)),
@@ -135,9 +166,16 @@ def row(name: str, dataset, root: Path, rates: list[float], args) -> dict:
         "processor": processor(),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "commit": commit.stdout.strip(),
+        "commit": commit(),
         "date": datetime.date.today().isoformat(),
     }
+
+
+def commit() -> str:
+    process = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    )
+    return process.stdout.strip()
 
 
 def processor() -> str:

@@ -101,7 +101,7 @@ def rows_of(case, batch, args, device, dtype, clock, limit):
         leaves = [tensors[i].requires_grad_() for i in case.learns]
         ready[f"fastconv {layout}".strip()] = case.ours, tensors, leaves
         ready[f"torch {layout}".strip()] = case.peer, tensors, leaves
-        if args.compiled:
+        if args.compiled and case.compile_peer:
             torch._dynamo.reset()
             ready[f"compiled {layout}".strip()] = torch.compile(case.peer), tensors, leaves
     if case.compare:
@@ -111,7 +111,7 @@ def rows_of(case, batch, args, device, dtype, clock, limit):
             tolerance = case.tolerance * scale * (1 if dtype == torch.float32 else 8)
             torch.testing.assert_close(a, b, rtol=0, atol=tolerance, msg=f"{case.op} {ours}")
     sizes = plain[0].element_size()
-    for direction in ("forward", "forward+backward"):
+    for direction in ("forward", "forward+backward") if case.learns else ("forward",):
         functions = {}
         for name, (function, tensors, leaves) in ready.items():
             if direction == "forward":
@@ -123,7 +123,8 @@ def rows_of(case, batch, args, device, dtype, clock, limit):
         moved, flops = case.moved, case.flops
         if direction != "forward":
             moved, flops = moved + case.backward_moved, flops + case.backward_flops
-        least = max(moved * sizes / limit["bytes"], flops / limit["flops"])
+        moved = moved * sizes + case.moved_bytes
+        least = max(moved / limit["bytes"], flops / limit["flops"])
         yield _row(case, batch, direction, times, least)
 
 

@@ -240,9 +240,9 @@ class BuildLibraries(build_ext):
             *[_define(key, value) for key, value in facts.items()],
         ]
         sets = instruction_sets()
-        objects = [
-            plan.compile("cxx", CSRC / "library.cpp", flags=self._torch_flags(torch) + module_flags)
-        ]
+        # pybind11 first: torch's headers bring a copy of their own, which torch 2.10 refuses here.
+        flags = module_flags + self._torch_flags(torch)
+        objects = [plan.compile("cxx", CSRC / "library.cpp", flags=flags)]
         for source in sorted((CSRC / "cpu").glob("*.cpp")):
             if source.stem.endswith("_kernel"):
                 for name, flags in sets.items():

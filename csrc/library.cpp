@@ -9,6 +9,7 @@
 
 #include "core/philox.h"
 #include "cpu/isa.h"
+#include "cpu/prepare_images_numpy.h"
 
 STABLE_TORCH_LIBRARY(fastconv, m) {
   m.def(
@@ -64,6 +65,10 @@ STABLE_TORCH_LIBRARY(fastconv, m) {
       "maxout_backward(Tensor grad_output, Tensor switches, SymInt maps, bool channels_last, "
       "int pool_size, int stride) -> Tensor");
   m.def(
+      "prepare_images(Tensor images, Tensor? offsets, Tensor? flips, Tensor? shifts, Tensor? mean, "
+      "Tensor? mean_offsets, float[] unit, SymInt[] size, ScalarType dtype, bool channels_last) -> "
+      "Tensor");
+  m.def(
       "stochastic_pool2d(Tensor input, Tensor seed, int[] kernel_size, int[] stride, "
       "int[] padding, bool ceil_mode) -> (Tensor output, Tensor switches)");
   m.def(
@@ -106,6 +111,10 @@ PYBIND11_MODULE(_C, m) {
       },
       pybind11::arg("seed"), pybind11::arg("counter"), pybind11::arg("counter_high") = 0,
       "The four 32-bit words that Philox4x32-10 gives for a seed and a 128-bit counter.");
+  m.def("prepare_image", &fastconv::prepare_image, pybind11::arg("pixels"), pybind11::arg("mean"),
+        pybind11::arg("shift"), pybind11::arg("unit"), pybind11::arg("mirrored"),
+        "One image of prepare_images, from uint8 pixels (H, W, C) to float32 (H, W, C); mean is "
+        "(H, W, C) or (C,), shift and unit are (C,). Other threads run meanwhile.");
   m.def(
       "cpu_capability", [] { return fastconv::isa_name(fastconv::current_isa()); },
       "The instruction set that the CPU kernels run with: baseline, avx2 or avx512.");

@@ -69,7 +69,7 @@ def looking(model: nn.Module) -> Iterator[None]:
     DropConnect layers that sample their inference take its mean: the same at every look.
     """
     training = {module: module.training for module in model.modules()}
-    inplace = [m for m in model.modules() if getattr(m, "inplace", False) is True]
+    inplace: list[Any] = [m for m in model.modules() if getattr(m, "inplace", False) is True]
     sampling = [
         m for m in model.modules() if isinstance(m, DropConnectLinear) and m.inference != "mean"
     ]

@@ -48,7 +48,7 @@ def _load_c():
     if _torch_version() < _OLDEST_TORCH:
         _refuse("it needs torch 2.10 or later", 'pip install --upgrade "torch>=2.10"')
     try:
-        from fastconv import _C
+        from fastconv import _C  # type: ignore[attr-defined]  # compiled
     except ImportError as error:
         present = list(_FOLDER.glob("_C*.so"))
         if not present:

@@ -11,7 +11,7 @@ from torch import nn
 from fastconv import nn as fnn
 from fastconv._layers import _Reached, blank_image, find_layer, looking
 from fastconv.models._stages import CeilPad2d
-from fastconv.ops._arguments import pair
+from fastconv.ops._arguments import as_pair, pair
 
 _WINDOWS = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d, fnn.TiledConv2d, fnn.StochasticPool2d)
 _WINDOWS += (fnn.SumPool2d,)
@@ -81,9 +81,9 @@ def receptive_fields(
                     size[axis] += (kernel - 1) * dilation * stride[axis]
                     stride[axis] *= step
             fields[name] = (
-                ReceptiveField(tuple(input_size[1:]), (0, 0), (0, 0), True)
+                ReceptiveField(as_pair(input_size[1:]), (0, 0), (0, 0), True)
                 if whole
-                else ReceptiveField(tuple(size), tuple(stride), tuple(start))
+                else ReceptiveField(as_pair(size), as_pair(stride), as_pair(start))
             )
             if name == last:
                 raise _Reached
@@ -117,6 +117,7 @@ def _window_of(module: nn.Module) -> tuple | None:
     elif module.padding == "same":
         padding = [(k - 1) * d // 2 for k, d in zip(kernel, dilation, strict=True)]
     else:
+        assert not isinstance(module.padding, str)
         padding = pair("layer", "padding", module.padding)
     return kernel, stride, padding, dilation
 

@@ -82,7 +82,7 @@ def fuse(model: nn.Module) -> nn.Module:
             for name, after in zip(names, [*names[1:], None], strict=True):
                 if _is_plain_relu(sequence._modules[name]):
                     before = names[names.index(name) - 1] if name != names[0] else None
-                    _fuse_relu(sequence._modules, before, name, after)
+                    _fuse_relu(sequence, before, name, after)
     return model
 
 
@@ -92,24 +92,26 @@ def _is_plain_relu(module: nn.Module) -> bool:
     )
 
 
-def _fuse_relu(stages: dict[str, nn.Module], before: str | None, relu: str, after: str | None):
-    pool = stages.get(after)
+def _fuse_relu(stages: nn.Sequential, before: str | None, relu: str, after: str | None) -> None:
+    pool = stages.get_submodule(after) if after else None
+    convolution = stages.get_submodule(before) if before else None
     if isinstance(pool, nn.MaxPool2d) and not pool.return_indices:
-        stages[after] = _RectifiedMaxPool2d.of(pool)
-    elif isinstance(stages.get(before), fnn.Conv2d):
-        stages[before].activation = "relu"
+        _RectifiedMaxPool2d.of(pool)
+    elif isinstance(convolution, fnn.Conv2d):
+        convolution.activation = "relu"
     else:
         return
-    stages[relu] = nn.Identity()
+    stages._modules[relu] = nn.Identity()
 
 
 class _RectifiedMaxPool2d(fnn.MaxPool2d):
     """Max pooling and then a ReLU, for `fuse`."""
 
     @classmethod
-    def of(cls, pool: nn.MaxPool2d) -> nn.MaxPool2d:
+    def of(cls, pool: nn.MaxPool2d) -> None:
         pool.__class__ = cls
-        return pool
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.relu(super().forward(input))
+        output = super().forward(input)
+        assert isinstance(output, Tensor)  # `fuse` leaves pools that return indices alone
+        return F.relu(output)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -48,9 +49,10 @@ class TenViews(transforms.Compose):
     def __call__(self, image: Any, generator: torch.Generator | None = None) -> Tensor:
         whole = self.before(image)
         height, width = self.crop.size
+        rows, columns = whole.shape[1:]
         views = [
             whole[:, top : top + height, left : left + width]
-            for top, left in transforms.five_places(*whole.shape[1:], self.crop.size)
+            for top, left in transforms.five_places(rows, columns, self.crop.size)
         ]
         views += [view.flip(2) for view in views]
         return torch.stack([self.after(view) for view in views])
@@ -99,7 +101,7 @@ class Scores:
         """Loss, top-1 and top-5. A probability that is 0 counts as the smallest positive one."""
         n = len(self.targets)
         if not n:
-            return Metrics(*[float("nan")] * 3, 0, self.skipped)
+            return Metrics(math.nan, math.nan, math.nan, 0, self.skipped)
         true = self.probabilities.gather(1, self.targets[:, None]).double()
         loss = -true.clamp_min(torch.finfo(torch.float32).tiny).log().mean().item()
         hits = self._hits(5)
@@ -198,18 +200,19 @@ def evaluate_run(
     if views not in VIEWS:
         raise ValueError(f"views: must be one of {', '.join(VIEWS)} (got {views!r})")
     settings = run.config["settings"]
-    transform = {"center": lambda t: t, "ten": TenViews, "dense": whole_picture}[views]
+    ways: dict[str, Any] = {"center": lambda t: t, "ten": TenViews, "dense": whole_picture}
     dataset = data.open_dataset(
         source or settings.get("data"),
         "val",
-        transform=transform(run.transform),
+        transform=ways[views](run.transform),
         strict=strict,
         classes=run.classes,
     )
     device = next(run.model.parameters()).device
     loader = data.build_loader(dataset, None, batch_size, workers=workers, device=device)
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    model = run.model.to(memory_format=layout)
+    model: Any = run.model
+    model = model.to(memory_format=layout)
     dtype = getattr(torch, settings.get("amp_dtype", "bfloat16")) if amp else None
     with torch.inference_mode(), autocast(device, dtype):
         probabilities = _judge(model, views, run.config["input_size"])
@@ -231,7 +234,8 @@ def _judge(
     """From a batch of the views' images to class probabilities (N, classes), float32."""
     if views == "dense":
         with looking(model):  # DropConnect by its mean, which has a dense form
-            dense = to_dense(model, tuple(input_size))
+            channels, height, width = input_size
+            dense = to_dense(model, (channels, height, width))
         return lambda images, layout: dense_scores(
             dense, images.contiguous(memory_format=layout), flip=True
         )

@@ -51,8 +51,11 @@ class FromPixels(nn.Module):
     def __init__(self, run: Run):
         super().__init__()
         self.network = run.model
-        self.register_buffer("offset", _transformed(run, 0))
-        self.register_buffer("scale", (_transformed(run, 255) - self.offset) / 255)
+        offset = _transformed(run, 0)
+        self.offset: Tensor
+        self.scale: Tensor
+        self.register_buffer("offset", offset)
+        self.register_buffer("scale", (_transformed(run, 255) - offset) / 255)
 
     def forward(self, pixels: Tensor) -> Tensor:
         return self.network(pixels.to(self.scale.dtype) * self.scale + self.offset)
@@ -64,15 +67,14 @@ def geometry_of(run: Run) -> transforms.Compose:
     Raises:
         ExportError: a step is neither one of these nor the same arithmetic for every image.
     """
-    for step in run.transform.transforms:
+    steps = getattr(run.transform, "transforms", [run.transform])
+    for step in steps:
         if not isinstance(step, _ARITHMETIC + _GEOMETRY):
             raise ExportError(
                 f"input 'pixels': the run's transform has {step!r}, which is no arithmetic that "
                 "is the same for every image; export with input 'tensor'"
             )
-    return transforms.Compose(
-        [step for step in run.transform.transforms if not isinstance(step, _ARITHMETIC)]
-    )
+    return transforms.Compose([step for step in steps if not isinstance(step, _ARITHMETIC)])
 
 
 def export_run(
@@ -262,7 +264,8 @@ def _is_lrn(node: torch.fx.Node) -> bool:
     """False for norms within maps, and even windows, which ONNX centres the other way."""
     if node.target is not _OPS.local_response_norm.default:
         return True
-    _, size, *_, within = node.args
+    arguments: Any = node.args
+    _, size, *_, within = arguments
     return size % 2 == 1 and not within
 
 
@@ -280,6 +283,7 @@ def _write_onnx(program: torch.export.ExportedProgram, path: Path, description: 
             custom_translation_table={_OPS.local_response_norm.default: _onnx_norm()},
             verbose=False,
         )
+    assert onnx_program is not None  # as always with dynamo=True
     onnx_program.model.metadata_props["fastconv"] = description
     onnx_program.save(path, external_data=False)
 

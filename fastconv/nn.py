@@ -229,7 +229,7 @@ class MaxPool2d(nn.MaxPool2d):
             self.padding,
             self.dilation,
             self.ceil_mode,
-            self.return_indices,
+            return_indices=self.return_indices,
         )
 
 
@@ -252,9 +252,11 @@ class MaxUnpool2d(nn.MaxUnpool2d):
         if indices.dtype == torch.int64:
             return super().forward(input, indices, output_size)
         if output_size is None:
-            windows = zip(
-                input.shape[-2:], self.kernel_size, self.stride, self.padding, strict=True
+            window = (
+                pair("MaxUnpool2d", name, getattr(self, name))
+                for name in ("kernel_size", "stride", "padding")
             )
+            windows = zip(input.shape[-2:], *window, strict=True)
             output_size = [(size - 1) * s - 2 * p + k for size, k, s, p in windows]
         return ops.max_unpool2d(
             input,

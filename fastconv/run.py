@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from fastconv import data
@@ -70,19 +71,16 @@ class Run:
         self.config = config
         self.statistics = statistics
         self.weights: str | int | None = None
-        try:
-            self.classes: list[str] = list(config["classes"])
-            self.names: dict[str, str] = dict(config.get("names") or {})
-            self.transform = data.transforms.from_config(config["transforms"]["eval"], statistics)
-            spec = config["model"]
-            self.model: nn.Module = network or create_model(
-                spec["name"],
-                num_classes=len(self.classes),
-                in_chans=config["input_size"][0],
-                **spec["kwargs"],
-            )
-        except (KeyError, TypeError, AttributeError) as error:
-            raise RunError(f"{self.path / CONFIG}: damaged ({_brief(error)})") from error
+        self.classes: list[str] = list(config["classes"])
+        self.names: dict[str, str] = dict(config.get("names") or {})
+        self.transform = data.transforms.from_config(config["transforms"]["eval"], statistics)
+        spec = config["model"]
+        self.model: nn.Module = network or create_model(
+            spec["name"],
+            num_classes=len(self.classes),
+            in_chans=config["input_size"][0],
+            **spec["kwargs"],
+        )
         self.model.eval()
 
     @classmethod
@@ -155,10 +153,21 @@ class Run:
         path = path.parent if path.name == CONFIG else path
         if not path.is_dir():
             raise FileNotFoundError(f"no such run: {path}")
-        run = cls(path, _read_config(path), _read_run_tensors(path / STATISTICS)[0])
+        config, statistics = _read_config(path), _read_run_tensors(path / STATISTICS)[0]
+        try:
+            run = cls(path, config, statistics)
+            run._try_transform()
+        except Exception as error:  # anything may stand in a file that others have changed
+            raise RunError(f"{path / CONFIG}: damaged ({brief(error)})") from error
         if weights is not None:
             run.load_weights(weights)
         return run
+
+    def _try_transform(self) -> None:
+        given, wanted = self.transform(Image.new("RGB", (32, 32))), self.config["input_size"]
+        if not isinstance(given, Tensor) or list(given.shape) != list(wanted):
+            shape = list(given.shape) if isinstance(given, Tensor) else "no tensor"
+            raise ValueError(f"its transforms give {shape}, its network takes {wanted}")
 
     def load_weights(self, weights: str | int) -> None:
         """Load "best", "last" or a snapshot into ``self.model``; errors as in `open`."""
@@ -296,8 +305,8 @@ def _read_config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
         version = config["format"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{file}: damaged ({_brief(error)})") from None
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise RunError(f"{file}: damaged ({brief(error)})") from None
     if version != FORMAT:
         raise RunError(
             f"{file}: format {version}, this fastconv ({__version__}) reads format {FORMAT}"
@@ -318,7 +327,8 @@ def _is_epoch(weights: object) -> bool:
     return isinstance(weights, int) and not isinstance(weights, bool)
 
 
-def _brief(error: Exception) -> str:
+def brief(error: Exception) -> str:
+    """What went wrong in a file, in one line."""
     if isinstance(error, KeyError):
         return f"it has no {error.args[0]!r}"
-    return str(error).splitlines()[0]
+    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -159,7 +159,6 @@ class Search:
                 storage=f"sqlite:///{(self.folder / 'search.db').absolute()}",
                 direction="maximize",
                 load_if_exists=True,
-                sampler=self._sampler(0),
                 pruner=optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=1)
                 if self.prune
                 else optuna.pruners.NopPruner(),
@@ -179,19 +178,21 @@ class Search:
                 "a new search needs a folder of its own"
             )
 
-    def _sampler(self, worker: int) -> Any:
+    def _sampler(self, worker: int, begun: int) -> Any:
+        """The strategy, to go on after `begun` trials with other draws than theirs."""
         samplers = _optuna().samplers
+        seed = int(np.random.SeedSequence([self.seed, worker, begun]).generate_state(1)[0])
         if self.strategy == "grid":
             grid = {n: d if isinstance(d, list) else d.grid() for n, d in self.space.items()}
             return samplers.GridSampler(grid, seed=self.seed)
         if self.strategy == "random":
-            return samplers.RandomSampler(seed=self.seed + worker)
-        return samplers.GPSampler(seed=self.seed + worker, n_startup_trials=5)
+            return samplers.RandomSampler(seed=seed)
+        return samplers.GPSampler(seed=seed, n_startup_trials=5)
 
     def _work(self, trials: int, worker: int, say: Callable[[str], Any] | None) -> None:
         optuna = _optuna()
         study = self.open()
-        study.sampler = self._sampler(worker)
+        study.sampler = self._sampler(worker, len(study.get_trials(deepcopy=False)))
         states = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
         if len(study.get_trials(deepcopy=False, states=states)) >= trials:
             return
@@ -240,7 +241,7 @@ class Search:
         same.transform = trainer.run.transform
         seen, unseen = self._fold(np.asarray(train_set.targets), fold)
         sampler = data.EpochSampler(len(seen), seed=settings.seed)
-        common = {"workers": settings.workers or 0, "device": trainer.device}
+        common: dict[str, Any] = {"workers": settings.workers or 0, "device": trainer.device}
         size = settings.batch_size
         return training.Trainer(
             trainer.run,

@@ -74,6 +74,7 @@ def test_a_search_goes_on_where_it_was(tmp_path, strategy):
     again = Search(tmp_path / "s", SPACE, FIXED, strategy=strategy)
     again.run(3)
     assert [t.params for t in again.trials][:2] == first and len(again.trials) == 3
+    assert again.trials[2].params["lr"] not in [p["lr"] for p in first]  # no draw comes twice
     again.run(3)
     assert len(again.trials) == 3
     rows = list(csv.DictReader((tmp_path / "s" / "trials.csv").read_text().splitlines()))

@@ -31,7 +31,9 @@ COMMANDS = (
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
     parser = argparse.ArgumentParser(
-        prog="fastconv", description="Train, evaluate and use the classic convnets."
+        prog="fastconv",
+        description="Train, evaluate and use the classic convnets.",
+        epilog="To begin: fastconv train. It needs no data, and says what to do next.",
     )
     parser.add_argument("--version", action="version", version=f"fastconv {__version__}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -57,8 +59,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         status = _status_of(error)
         if status is None or os.environ.get("FASTCONV_DEBUG") == "1":
             raise
-        print(f"fastconv {args.command}: {error}", file=sys.stderr)
+        print(f"fastconv {args.command}: {_text_of(error)}", file=sys.stderr)
         return status
+
+
+def _text_of(error: Exception) -> str:
+    """The message; without the traceback that torch adds to what a loader's worker raised."""
+    text = str(error)
+    if text.startswith("Caught ") and "Original Traceback" in text:
+        return text.strip().splitlines()[-1].partition(": ")[2]
+    return text
 
 
 def _status_of(error: Exception) -> int | None:

@@ -27,7 +27,12 @@ def add_parser(subparsers) -> None:
     )
     add_run_arguments(parser)
     parser.add_argument("more", metavar="RUN|DATA", nargs="*", help="further runs; an image folder")
-    parser.add_argument("--views", choices=("center", "ten", "dense"), default="center")
+    parser.add_argument(
+        "--views",
+        choices=("center", "ten", "dense"),
+        default="center",
+        help="what is looked at of each picture, see below (default: center)",
+    )
     parser.add_argument(
         "--report",
         metavar="FOLDER",
@@ -47,7 +52,8 @@ def run(args: argparse.Namespace) -> int:
     if args.workers < 0:
         raise ValueError(f"--workers: must be at least 0 (got {args.workers})")
     paths, source = _sort_out(args)
-    members, lines, names = [], [], {}
+    members, lines = [], []
+    names: dict[str, str] = {}
     for path in paths:
         run, scores, line = _evaluate(args, path, source)
         names |= run.names

@@ -26,7 +26,12 @@ def add_parser(subparsers) -> None:
         "--weights", choices=("best", "last"), default="best", help="which weights (default: best)"
     )
     # The lists stand in fastconv.export too, which would cost the help an import of torch.
-    parser.add_argument("--format", choices=("onnx", "torch-export", "safetensors"), default="onnx")
+    parser.add_argument(
+        "--format",
+        choices=("onnx", "torch-export", "safetensors"),
+        default="onnx",
+        help="kind of file, see below (default: onnx)",
+    )
     parser.add_argument(
         "--input",
         choices=("pixels", "tensor"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from typing import Any
 
 from fastconv.cli._common import hint, positive
 
@@ -61,7 +62,7 @@ def _card(args: argparse.Namespace) -> int:
 
     options = coerce("model_kwargs", args.model_kwargs)
     with torch.device("meta"):  # shapes alone: nothing is drawn, nothing computed
-        model = create_model(args.model, num_classes=args.num_classes, **options)
+        model: Any = create_model(args.model, num_classes=args.num_classes, **options)
         size = model.input_size
         if args.image_size:
             size = (size[0], args.image_size, args.image_size)
@@ -74,8 +75,8 @@ def _card(args: argparse.Namespace) -> int:
     rows = [("layer", "kind", "output", "parameters", "multiply-adds", "sees")]
     for row in card.rows:
         sees = "all" if row.sees is None else _shape(row.sees)
-        costs = (f"{n:,}" if n else "" for n in (row.parameters, row.macs))
-        rows.append((row.layer, row.kind, _shape(row.output), *costs, sees))
+        parameters, macs = (f"{n:,}" if n else "" for n in (row.parameters, row.macs))
+        rows.append((row.layer, row.kind, _shape(row.output), parameters, macs, sees))
     rows.append(("", "", "", f"{card.parameters:,}", f"{card.macs:,}", ""))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:

@@ -55,7 +55,9 @@ def add_parser(subparsers) -> None:
         help="stop trials that are worse than half of the others (default)",
     )
     parser.add_argument("--keep", action="store_true", help="keep the weights of the trials")
-    parser.add_argument("--seed", type=int, default=0, metavar="N")
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="of the strategy and the folds"
+    )
     parser.add_argument("--output", default="search", metavar="DIR", help="folder (search)")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=run)

@@ -106,8 +106,12 @@ def run(args: argparse.Namespace) -> int:
 
     # For the setup of torchrun's processes too: a signal then must not end them half-way.
     with training.stop_on_signals() as stop, training.join() as world:
-        progress = make_progress() if world.leads else None
-        common = {"progress": progress, "stop": stop, "world": world}
+        progress = make_progress()
+        common: dict[str, Any] = {
+            "progress": progress if world.leads else None,
+            "stop": stop,
+            "world": world,
+        }
         if settings is not None:
             trainer = training.start(settings, **common)
         else:
@@ -135,7 +139,8 @@ def _report(trainer: Any, finished: bool) -> int:
         return 130
     best = trainer.best
     print(f"best top-1 {100 * best['top1']:.2f} % in epoch {best['epoch']}; the run is {path}")
-    hint(f"fastconv eval {path}   or   fastconv predict {path} IMAGE...")
+    digits = " (a bright digit on black)" if trainer.settings.data is None else ""
+    hint(f"fastconv eval {path}   or   fastconv predict {path} IMAGE...{digits}")
     return 0
 
 

@@ -63,7 +63,7 @@ def add_parser(subparsers) -> None:
     parser.add_argument("--epochs", type=positive, default=10, metavar="N", help="of --fine-tune")
     parser.add_argument("--lr", type=float, default=0.001, metavar="X", help="of --fine-tune")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the splits")
-    parser.add_argument("--batch-size", type=positive, default=64, metavar="N")
+    parser.add_argument("--batch-size", type=positive, default=64, metavar="N", help="default: 64")
     parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes that read")
     parser.add_argument(
         "--cache", metavar="DIR", help="where features are kept (RUN/transfer/features)"

@@ -71,7 +71,7 @@ def add_parser(subparsers) -> None:
         default="deconvnet",
         help="how activations are projected back (default: deconvnet)",
     )
-    parser.add_argument("--batch-size", type=positive, default=32, metavar="N")
+    parser.add_argument("--batch-size", type=positive, default=32, metavar="N", help="default: 32")
     parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes that read")
     parser.set_defaults(run=run)
 

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Sequence
 
 from fastconv.data import transforms
+from fastconv.data.device import suits_device
 from fastconv.data.digits import Digits
 from fastconv.data.folder import DatasetError, ImageFolder, open_split
 from fastconv.data.images import ImageError, open_image
@@ -39,6 +40,7 @@ __all__ = [
     "pack",
     "recipe",
     "recipe_size",
+    "suits_device",
     "transforms",
 ]
 

@@ -2,8 +2,9 @@
 
 Resizing a photograph and cropping it afterwards computes pixels that nobody looks at, and so does
 subtracting a mean image before a crop. A `Picture` therefore only records geometry (resize, window,
-mirror) and arithmetic. `render` then resizes the window alone, converts it to float in one pass and
-runs the arithmetic in place.
+mirror) and arithmetic. `render` then resizes the window alone. Where the arithmetic is no more than
+the classic recipe's, a mean, a colour shift and a unit, all of it, the mirror and the conversion to
+float are one pass over the pixels: `Parts`. Otherwise NumPy goes step by step.
 
 The result is, bit for bit, the one that the steps would have given one by one, with one exception.
 Pillow resizes in two passes, rounds to 8 bits between them, and takes the cheaper order of the two
@@ -14,11 +15,14 @@ window of the whole: in Caltech-101's photographs resized to 256, in one value o
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
+
+from fastconv._library import _C
 
 _PILLOW_MODES = ("RGB", "L", "F")
 
@@ -28,14 +32,58 @@ class Plane:
 
     def __init__(self, values: Tensor):
         self.rows = np.ascontiguousarray(values.permute(1, 2, 0).numpy())
-        self.mirrored = np.ascontiguousarray(self.rows[:, ::-1])
 
-    def window(self, top: int, left: int, height: int, width: int, mirror: bool) -> np.ndarray:
-        """The window (height, width, C), mirrored left to right where `mirror` says so."""
-        if mirror:
-            left = self.rows.shape[1] - left - width
-        rows = self.mirrored if mirror else self.rows
-        return rows[top : top + height, left : left + width]
+    def window(self, top: int, left: int, height: int, width: int) -> np.ndarray:
+        """The window (height, width, C), a view."""
+        return self.rows[top : top + height, left : left + width]
+
+
+class PerChannel(NamedTuple):
+    """Arithmetic with one number a channel, or one for all channels."""
+
+    operation: np.ufunc
+    values: np.ndarray
+
+
+class MinusPlane(NamedTuple):
+    """A plane to subtract, and how the window stood when it was asked for.
+
+    That is the plane's origin; the window may have moved on since. Seen through a mirror the plane
+    lies mirrored over the pixels.
+    """
+
+    plane: Plane
+    top: int
+    left: int
+    width: int
+    mirrored: bool
+
+
+class Parts(NamedTuple):
+    """A picture before its last pass, which computes ``(pixels / 255 - mean + shift) / unit``.
+
+    Attributes:
+        pixels: (H, W, C), uint8: the window, not mirrored.
+        mean: a plane, a colour (C,) or None.
+        place: top and left of the window in the plane.
+        shift: (C,), float32, or None.
+        unit: (C,), float32.
+        mirrored: whether the result is the mirror image.
+    """
+
+    pixels: np.ndarray
+    mean: Plane | np.ndarray | None
+    place: tuple[int, int]
+    shift: np.ndarray | None
+    unit: np.ndarray
+    mirrored: bool
+
+    def prepare(self) -> np.ndarray:
+        """The last pass, by `fastconv.prepare_images`' kernel: (H, W, C), float32."""
+        mean = self.mean
+        if isinstance(mean, Plane):
+            mean = mean.window(*self.place, *self.pixels.shape[:2])
+        return _C.prepare_image(self.pixels, mean, self.shift, self.unit, self.mirrored)
 
 
 class Picture:
@@ -47,8 +95,9 @@ class Picture:
 
     def __init__(self, image: Image.Image | np.ndarray | Tensor):
         if isinstance(image, np.ndarray):
-            image = _from_array(image)
-        if isinstance(image, Image.Image):
+            pixels = _checked(image)
+            self._start(pixels, pixels.shape[0], pixels.shape[1], floating=False)
+        elif isinstance(image, Image.Image):
             self._start(image, *image.size[::-1], floating=False)
         elif isinstance(image, Tensor):
             if image.ndim != 3 or image.dtype != torch.float32 or image.device.type != "cpu":
@@ -57,7 +106,7 @@ class Picture:
                     f"(got {image.dtype} {tuple(image.shape)} on {image.device})"
                 )
             pixels = image.detach().permute(1, 2, 0).numpy()
-            self._start(pixels, *pixels.shape[:2], floating=True)
+            self._start(pixels, pixels.shape[0], pixels.shape[1], floating=True)
         else:
             raise TypeError(
                 "transforms take Pillow images, uint8 arrays (H, W, C) or float32 tensors "
@@ -65,13 +114,13 @@ class Picture:
             )
 
     def _start(self, source, height: int, width: int, floating: bool) -> None:
-        self.source = source  # Pillow image, or float32 array (H, W, C)
+        self.source = source  # Pillow image, or array (H, W, C) of uint8 or float32
         self.frame = (height, width)  # what the source is resized to
         self.top = self.left = 0  # where the window stands in the frame
         self.height, self.width = height, width
         self.mirrored = False
         self.floating = floating
-        self.arithmetic: list = []  # functions that change a float array (H, W, C) in place
+        self.arithmetic: list[PerChannel | MinusPlane] = []
 
     @property
     def channels(self) -> int:
@@ -83,7 +132,7 @@ class Picture:
         self._want_pixels("Resize")
         if (height, width) == (self.height, self.width):
             return
-        if self.mirrored or not (self.height, self.width) == self.frame == self.source.size[::-1]:
+        if self.mirrored or not (self.height, self.width) == self.frame == self._source_size():
             self._settle()
         self.frame = (height, width)
         self.height, self.width = height, width
@@ -103,7 +152,7 @@ class Picture:
         self._settle()
         if self.floating:
             padded = np.pad(self.source, ((margin, margin), (margin, margin), (0, 0)))
-            self._start(padded, *padded.shape[:2], floating=True)
+            self._start(padded, padded.shape[0], padded.shape[1], floating=True)
         else:
             padded = ImageOps.expand(self.source, margin)
             self._start(padded, *padded.size[::-1], floating=False)
@@ -116,7 +165,7 @@ class Picture:
 
     def to_float(self) -> None:
         self._want_pixels("ToTensor")
-        if self.source.mode not in _PILLOW_MODES:
+        if isinstance(self.source, Image.Image) and self.source.mode not in _PILLOW_MODES:
             raise ValueError(
                 "ToTensor takes Pillow images of mode RGB, L or F "
                 f"(got {self.source.mode}); open_image gives RGB"
@@ -124,28 +173,16 @@ class Picture:
         self.floating = True
 
     def subtract_plane(self, plane: Plane) -> None:
-        # The window may move on before the arithmetic runs; where it stands now is the plane's
-        # origin. Seen through a mirror the plane lies mirrored over the pixels.
-        top, left, mirrored, full_width = self.top, self.left, self.mirrored, self.width
-
-        def subtract(pixels: np.ndarray) -> None:
-            offset = self.left - left
-            if mirrored:
-                offset = full_width - offset - self.width
-            pixels -= plane.window(
-                self.top - top, offset, self.height, self.width, self.mirrored != mirrored
-            )
-
-        self.arithmetic.append(subtract)
+        self.arithmetic.append(MinusPlane(plane, self.top, self.left, self.width, self.mirrored))
 
     def subtract(self, values: np.ndarray) -> None:
-        self._per_channel(np.subtract, values)
+        self.arithmetic.append(PerChannel(np.subtract, values))
 
     def add(self, values: np.ndarray) -> None:
-        self._per_channel(np.add, values)
+        self.arithmetic.append(PerChannel(np.add, values))
 
     def divide(self, values: np.ndarray) -> None:
-        self._per_channel(np.divide, values)
+        self.arithmetic.append(PerChannel(np.divide, values))
 
     def replace(self, change: Callable[[Tensor], Tensor]) -> None:
         """Go on from ``change(tensor)``, for steps that look at more than one place at once."""
@@ -153,49 +190,84 @@ class Picture:
         image = change(torch.from_numpy(self.source).permute(2, 0, 1).contiguous())
         self._start(image.permute(1, 2, 0).numpy(), self.height, self.width, floating=True)
 
-    def _per_channel(self, operation: np.ufunc, values: np.ndarray) -> None:
-        def run(pixels: np.ndarray) -> None:
-            if (values == values[0]).all():
-                operation(pixels, values[0], out=pixels)
-            else:
-                # A row of repeated values lets the inner loop run over W * C numbers, not C.
-                rows = pixels.reshape(len(pixels), -1)
-                operation(rows, np.tile(values, pixels.shape[1]), out=rows)
-
-        self.arithmetic.append(run)
-
     def render(self) -> Image.Image | Tensor:
         """Do what was noted down. Tensors are (C, H, W) over channels-last memory."""
         if not self.floating:
             return self._window_of_image()
         return torch.from_numpy(self._pixels()).permute(2, 0, 1)
 
-    def _pixels(self) -> np.ndarray:
-        if isinstance(self.source, Image.Image):
-            window = np.asarray(self._window_of_image())
-            pixels = np.empty((self.height, self.width, self.channels), np.float32)
-            scale = np.float32(1 if self.source.mode == "F" else 255)
-            np.divide(window.reshape(pixels.shape), scale, out=pixels)
+    def parts(self) -> Parts | None:
+        """All that was noted down as one pass over bytes; None where it takes more than one."""
+        source = self.source
+        is_bytes = source.dtype == np.uint8 if _is_array(source) else source.mode in ("RGB", "L")
+        steps = list(self.arithmetic)
+
+        def take(operation: np.ufunc) -> np.ndarray | None:
+            step = steps[0] if steps else None
+            if not isinstance(step, PerChannel) or step.operation != operation:
+                return None
+            del steps[0]
+            return np.broadcast_to(step.values, self.channels).copy()
+
+        mean: Plane | np.ndarray | None
+        first, place = steps[0] if steps else None, (0, 0)
+        if isinstance(first, MinusPlane) and not first.mirrored:
+            del steps[0]
+            mean, place = first.plane, (self.top - first.top, self.left - first.left)
         else:
-            window = self.source[
-                self.top : self.top + self.height, self.left : self.left + self.width
-            ]
-            pixels = np.array(window[:, ::-1] if self.mirrored else window, order="C")
-        for change in self.arithmetic:
-            change(pixels)
+            mean = take(np.subtract)
+        shift, unit = take(np.add), take(np.divide)
+        if steps or not is_bytes or not self.floating:
+            return None
+        unit = np.ones(self.channels, np.float32) if unit is None else unit
+        pixels = np.asarray(self._window()).reshape(self.height, self.width, self.channels)
+        return Parts(pixels, mean, place, shift, unit, self.mirrored)
+
+    def _pixels(self) -> np.ndarray:
+        parts = self.parts()
+        return self._step_by_step() if parts is None else parts.prepare()
+
+    def _step_by_step(self) -> np.ndarray:
+        window = np.asarray(self._window())
+        window = window[:, ::-1] if self.mirrored else window
+        pixels = np.empty((self.height, self.width, self.channels), np.float32)
+        scale = np.float32(255 if window.dtype == np.uint8 else 1)
+        np.divide(window.reshape(pixels.shape), scale, out=pixels)
+        for step in self.arithmetic:
+            if isinstance(step, MinusPlane):
+                pixels -= self._plane_window(step)
+            elif (step.values == step.values[0]).all():
+                step.operation(pixels, step.values[0], out=pixels)
+            else:
+                # A row of repeated values lets the inner loop run over W * C numbers, not C.
+                rows = pixels.reshape(len(pixels), -1)
+                step.operation(rows, np.tile(step.values, pixels.shape[1]), out=rows)
         return pixels
 
-    def _window_of_image(self) -> Image.Image:
-        image, (frame_height, frame_width) = self.source, self.frame
-        window = (self.left, self.top, self.left + self.width, self.top + self.height)
-        if image.size != (frame_width, frame_height):
+    def _plane_window(self, step: MinusPlane) -> np.ndarray:
+        left = self.left - step.left
+        if step.mirrored:
+            left = step.width - left - self.width
+        window = step.plane.window(self.top - step.top, left, self.height, self.width)
+        return window[:, ::-1] if self.mirrored != step.mirrored else window
+
+    def _window(self) -> Image.Image | np.ndarray:
+        """The window, not mirrored, of the kind of the source; a Pillow image where it resizes."""
+        top, left = self.top, self.left
+        bottom, right = top + self.height, left + self.width
+        if self._source_size() != self.frame:
+            image = _pillow(self.source)
             # Pillow filters across the edges of `box`, so this is the window of the whole resize.
-            x, y = image.width / frame_width, image.height / frame_height
-            left, top, right, bottom = window
+            x, y = image.width / self.frame[1], image.height / self.frame[0]
             box = (left * x, top * y, min(right * x, image.width), min(bottom * y, image.height))
-            image = image.resize((self.width, self.height), Image.Resampling.BILINEAR, box=box)
-        elif window != (0, 0, *image.size):
-            image = image.crop(window)
+            return image.resize((self.width, self.height), Image.Resampling.BILINEAR, box=box)
+        if _is_array(self.source):
+            return self.source[top:bottom, left:right]
+        whole = (self.height, self.width) == self.frame
+        return self.source if whole else self.source.crop((left, top, right, bottom))
+
+    def _window_of_image(self) -> Image.Image:
+        image = _pillow(self._window())
         return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if self.mirrored else image
 
     def _settle(self) -> None:
@@ -203,16 +275,32 @@ class Picture:
         result = self._pixels() if self.floating else self._window_of_image()
         self._start(result, self.height, self.width, self.floating)
 
+    def _source_size(self) -> tuple[int, int]:
+        return self.source.shape[:2] if _is_array(self.source) else self.source.size[::-1]
+
     def _want_pixels(self, step: str) -> None:
         if self.floating:
             raise TypeError(f"{step} takes Pillow images, not tensors: put it before ToTensor")
 
 
-def _from_array(array: np.ndarray) -> Image.Image:
+def _is_array(source: Image.Image | np.ndarray) -> bool:
+    return isinstance(source, np.ndarray)
+
+
+def _pillow(pixels: Image.Image | np.ndarray) -> Image.Image:
+    if isinstance(pixels, Image.Image):
+        return pixels
+    return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+
+
+def _checked(array: np.ndarray) -> np.ndarray:
+    """A uint8 array as (H, W, C), the bytes of each row side by side."""
     channels = array.shape[2:]
     if array.dtype != np.uint8 or array.ndim < 2 or channels not in ((), (1,), (3,)):
         raise TypeError(
             "transforms take uint8 arrays (H, W, 3), (H, W, 1) or (H, W) "
             f"(got {array.dtype} {array.shape})"
         )
-    return Image.fromarray(array[:, :, 0] if channels == (1,) else array)
+    array = array if array.ndim == 3 else array[:, :, None]
+    dense = array.strides[1:] == (array.shape[2], 1) and array.strides[0] >= 0
+    return array if dense else np.ascontiguousarray(array)

@@ -90,8 +90,9 @@ class ImageFolder:
         index, generator = sample_key(key, len(self))
         try:
             image = open_image(self.path(index), shortest_side=decode_size(self.transform))
-        except ImageError as error:
-            if self.strict:
+        except (ImageError, FileNotFoundError) as error:
+            # A picture may go away under way; where all are gone, nothing may be passed over.
+            if self.strict or not self.root.is_dir():
                 raise
             if not self._unreadable[index]:
                 self._unreadable[index] = True

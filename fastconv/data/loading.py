@@ -16,6 +16,9 @@ import torch
 from torch import Generator, Tensor
 from torch.utils.data import BatchSampler, DataLoader, Sampler, SequentialSampler, default_collate
 
+from fastconv.data._picture import Parts
+from fastconv.data.device import DeviceLoader, PixelBatch
+
 _MASK = (1 << 64) - 1
 
 
@@ -71,7 +74,7 @@ class BatchParts(Sampler):
         size: number of processes.
     """
 
-    def __init__(self, batches: Sampler, rank: int = 0, size: int = 1):
+    def __init__(self, batches: BatchSampler, rank: int = 0, size: int = 1):
         if not 0 <= rank < size:
             raise ValueError(f"BatchParts: rank must be from 0 to size - 1 (got {rank} of {size})")
         self.batches, self.rank, self.size = batches, rank, size
@@ -105,18 +108,23 @@ def sample_key(key: int | tuple[int, int], length: int) -> tuple[int, Generator 
     return index % length, None if seed is None else Generator().manual_seed(seed)
 
 
-def collate(samples: list, *, channels_last: bool = False) -> tuple[Tensor, Tensor, int]:
+def collate(
+    samples: list, *, channels_last: bool = False
+) -> tuple[Tensor | PixelBatch, Tensor, int]:
     """Stack samples ``(tensor (C, H, W), target)`` into a batch, leaving out those that are None.
 
     Returns:
         images (N, C, H, W), in the memory format asked for; targets (N,), int64; and the number of
-        samples left out. Where all were left out, images has the shape (0,).
+        samples left out. Where all were left out, images has the shape (0,). Of images that want
+        their last pass (`DeviceLoader`) a `PixelBatch`.
     """
     read = [sample for sample in samples if sample is not None]
     skipped = len(samples) - len(read)
     targets = torch.tensor([target for _, target in read], dtype=torch.int64)
     if not read:
         return torch.empty(0), targets, skipped
+    if isinstance(read[0][0], Parts):
+        return PixelBatch.of([image for image, _ in read]), targets, skipped
     # default_collate stacks straight into shared memory when it runs in a worker.
     if channels_last:
         images = default_collate([image.permute(1, 2, 0) for image, _ in read]).permute(0, 3, 1, 2)
@@ -137,7 +145,9 @@ def build_loader(
     start_method: str | None = None,
     rank: int = 0,
     processes: int = 1,
-) -> DataLoader:
+    device_transforms: bool = False,
+    dtype: torch.dtype = torch.float32,
+) -> DataLoader | DeviceLoader:
     """A DataLoader of batches ``(images, targets, skipped)``, see `collate`.
 
     Args:
@@ -151,19 +161,33 @@ def build_loader(
         channels_last: memory format of the images.
         start_method: how workers start: "fork", "spawn" or "forkserver". Default: the platform's.
         rank, processes: load this process's part of each batch only, see `BatchParts`.
+        device_transforms: the workers hand over bytes, and this process finishes the images on
+            ``device``, where they then are, see `fastconv.data.device`.
+        dtype: of images finished there.
+
+    Raises:
+        ValueError: ``device_transforms`` with a pipeline that takes more than one pass.
     """
     batches = BatchSampler(sampler or SequentialSampler(dataset), batch_size, drop_last)
-    return DataLoader(
-        dataset,
-        batch_sampler=BatchParts(batches, rank, processes),
-        num_workers=workers,
-        collate_fn=partial(collate, channels_last=channels_last),
-        pin_memory=device is not None and torch.device(device).type == "cuda",
-        persistent_workers=workers > 0,
-        worker_init_fn=_start_worker,
-        multiprocessing_context=start_method if workers else None,
-        # Its own generator, or each epoch would draw a number from torch's default one.
-        generator=Generator(),
+
+    def build(dataset) -> DataLoader:
+        return DataLoader(
+            dataset,
+            batch_sampler=BatchParts(batches, rank, processes),
+            num_workers=workers,
+            collate_fn=partial(collate, channels_last=channels_last),
+            pin_memory=device is not None and torch.device(device).type == "cuda",
+            persistent_workers=workers > 0,
+            worker_init_fn=_start_worker,
+            multiprocessing_context=start_method if workers else None,
+            # Its own generator, or each epoch would draw a number from torch's default one.
+            generator=Generator(),
+        )
+
+    if not device_transforms:
+        return build(dataset)
+    return DeviceLoader(
+        dataset, build, device=device or "cpu", dtype=dtype, channels_last=channels_last
     )
 
 

@@ -312,5 +312,6 @@ def _start_worker(job: _Job) -> None:
 
 
 def _write_in_worker(number: int) -> int:
+    assert _job is not None  # _start_worker's
     _job.write(number)
     return number

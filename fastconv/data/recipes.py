@@ -108,13 +108,15 @@ def recipe(
     if preprocess == "zca" and mean != "image":
         raise ValueError(f"recipe: zca whitens what the mean image leaves (got mean={mean!r})")
     size = recipe_size(name, input_size)
-    steps = [Grayscale()] if channels == 1 else []
+    steps: list[Transform] = [Grayscale()] if channels == 1 else []
     steps += [Resize(size), CenterCrop(size), ToTensor()]
     steps += [SubtractMean(_statistic(statistics, f"mean_{mean}"))]
-    noise, window = [], []
+    noise: list[Transform] = []
+    window: list[Transform] = []
     if name == "classic" and train:
-        crop = [RandomCrop((height, width)), RandomHorizontalFlip()]
-        window = crop if crops == "random" else [RandomTenCrop((height, width))]
+        window = [RandomCrop((height, width)), RandomHorizontalFlip()]
+        if crops == "ten":
+            window = [RandomTenCrop((height, width))]
         if pca_noise:
             values, vectors = (_statistic(statistics, f"pca_{k}") for k in ("values", "vectors"))
             noise = [PCANoise(values, vectors, pca_noise)]
@@ -131,7 +133,7 @@ def recipe(
 
 
 def _statistic(statistics: Mapping[str, Tensor] | None, key: str) -> Tensor:
-    if key not in (statistics or {}):
+    if statistics is None or key not in statistics:
         raise ValueError(
             f"recipe: it needs the statistic {key!r} (got {', '.join(statistics or {}) or 'none'})"
         )

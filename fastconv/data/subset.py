@@ -11,7 +11,7 @@ import numpy as np
 class Subset:
     """The images of ``dataset`` at ``indices``, with its classes, transform and kinds of keys."""
 
-    def __init__(self, dataset: Any, indices: Sequence[int]):
+    def __init__(self, dataset: Any, indices: Sequence[int] | np.ndarray):
         self.dataset = dataset
         self.indices = np.asarray(indices, dtype=np.int64)
         self.classes: list[str] = dataset.classes

@@ -32,6 +32,7 @@ from fastconv.data._arguments import (
 )
 from fastconv.data._picture import Picture, Plane
 from fastconv.data.images import resized_size
+from fastconv.ops.local_contrast_norm import local_contrast_norm
 
 __all__ = [
     "CenterCrop",
@@ -117,17 +118,19 @@ class Resize(Transform):
     """
 
     def __init__(self, size: int | tuple[int, int]):
-        self.size = positive("Resize", "size", size) if is_int(size) else pair("Resize", size)
+        self.size: int | tuple[int, int] = (
+            positive("Resize", "size", size) if is_int(size) else pair("Resize", size)
+        )
 
     def apply(self, picture: Picture, generator: Generator | None) -> None:
-        if is_int(self.size):
+        if isinstance(self.size, int):
             width, height = resized_size(picture.width, picture.height, self.size)
         else:
             height, width = self.size
         picture.resize(height, width)
 
     def config(self) -> dict:
-        return {"size": self.size if is_int(self.size) else list(self.size)}
+        return {"size": self.size if isinstance(self.size, int) else list(self.size)}
 
 
 class CenterCrop(Transform):
@@ -249,7 +252,7 @@ class RandomResizedCrop(Transform):
     def _window(self, height: int, width: int, generator) -> tuple[int, int, int, int]:
         low, high = self.ratio
         for _ in range(10):
-            area = height * width * _between(*self.scale, generator)
+            area = height * width * _between(self.scale[0], self.scale[1], generator)
             ratio = float(np.exp(_between(np.log(low), np.log(high), generator)))
             w, h = round((area * ratio) ** 0.5), round((area / ratio) ** 0.5)
             if 0 < w <= width and 0 < h <= height:
@@ -391,8 +394,6 @@ class LocalContrast(Transform):
 
     def apply(self, picture: Picture, generator: Generator | None) -> None:
         want_tensor("LocalContrast", picture)
-        from fastconv.ops import local_contrast_norm  # the other transforms need no built library
-
         picture.replace(
             lambda image: local_contrast_norm(
                 image.unsqueeze(0), self.kernel_size, across_maps=self.across_maps
@@ -444,7 +445,7 @@ _TRANSFORMS = {
 }
 
 
-def to_config(transform: Transform) -> list | dict:
+def to_config(transform: Callable) -> list | dict:
     """Describe a transform in plain JSON values: a list for a `Compose`, else an object.
 
     Tensors are left out; ``"statistics"`` names them, and `from_config` takes them from there.
@@ -452,7 +453,7 @@ def to_config(transform: Transform) -> list | dict:
     if isinstance(transform, Compose):
         return [to_config(step) for step in transform.transforms]
     name = type(transform).__name__
-    if _TRANSFORMS.get(name) is not type(transform):
+    if not isinstance(transform, Transform) or _TRANSFORMS.get(name) is not type(transform):
         raise TypeError(
             f"to_config: only fastconv's own transforms can be described (got {transform!r})"
         )
@@ -473,7 +474,7 @@ def from_config(config: list | dict, statistics: Mapping[str, Tensor] | None = N
         hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(_TRANSFORMS)}"
         raise ValueError(f"from_config: unknown transform {name!r}; {hint}")
     for argument, key in arguments.pop("statistics", {}).items():
-        if key not in (statistics or {}):
+        if statistics is None or key not in statistics:
             raise ValueError(
                 f"from_config: {name} needs the statistic {key!r} "
                 f"(got {', '.join(statistics or {}) or 'none'})"
@@ -497,7 +498,8 @@ def decode_size(transform: Callable | None) -> int | None:
     first = transform
     if isinstance(transform, Compose) and transform.transforms:
         first = transform.transforms[0]
-    return first.size if isinstance(first, Resize) and is_int(first.size) else None
+    size = first.size if isinstance(first, Resize) else None
+    return size if isinstance(size, int) else None
 
 
 def _draw(generator: Generator | None) -> float:
@@ -505,7 +507,7 @@ def _draw(generator: Generator | None) -> float:
 
 
 def _draw_int(high: int, generator: Generator | None) -> int:
-    return torch.randint(high, (), generator=generator).item()
+    return int(torch.randint(high, (), generator=generator))
 
 
 def _between(low: float, high: float, generator: Generator | None) -> float:

@@ -11,6 +11,7 @@ import secrets
 import sqlite3
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -190,7 +191,7 @@ class Store:
     def _insert_file(self, id: str, kind: str, contents: bytes) -> None:
         self._db.execute("REPLACE INTO files VALUES (?, ?, ?)", (id, kind, len(contents)))
 
-    def _remove(self, ids: list[str]) -> None:
+    def _remove(self, ids: Sequence[str]) -> None:
         with self._db:
             self._db.executemany("DELETE FROM images WHERE id = ?", [(id,) for id in ids])
         for id in ids:

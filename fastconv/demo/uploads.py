@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import io
 import unicodedata
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import NamedTuple
 
 from fastapi import Request
@@ -86,7 +86,7 @@ async def _read_form(request: Request, limits: Limits) -> Upload:
 
 async def _at_most(
     stream: AsyncIterator[bytes], limit: int, refusal: Refused
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes, None]:
     seen = 0
     async for chunk in stream:
         seen += len(chunk)

@@ -7,6 +7,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -88,7 +89,8 @@ class Worker:
             if job is None:
                 return
             if job.call is not None:
-                _fulfil([job.future], lambda job=job: [job.call()])
+                call = job.call
+                _fulfil([job.future], partial(_listed, call))
                 continue
             jobs = [job]
             while len(jobs) < self.batch:
@@ -102,14 +104,19 @@ class Worker:
                     waiting = job
                     break
                 jobs.append(job)
-            images = [job.image for job in jobs]
-            _fulfil([job.future for job in jobs], lambda images=images: self._probabilities(images))
+            images = [job.image for job in jobs if job.image is not None]
+            work = partial(self._probabilities, images)
+            _fulfil([job.future for job in jobs], work)
 
     @torch.inference_mode()
     def _probabilities(self, images: list[Tensor]) -> list[Tensor]:
         device = next(self.model.parameters()).device
         logits = self.model(torch.stack(images).to(device))
         return list(logits.float().softmax(1).cpu())
+
+
+def _listed(call: Callable[[], Any]) -> list[Any]:
+    return [call()]
 
 
 def _fulfil(futures: list[Future], compute: Callable[[], list]) -> None:

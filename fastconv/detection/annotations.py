@@ -18,6 +18,7 @@ from fastconv.detection.boxes import as_boxes
 
 _VOC_ANNOTATIONS = ("annotations", "Annotations")
 _VOC_IMAGES = ("images", "JPEGImages", "")
+_BROKEN = (ValueError, OverflowError)  # what numbers raise that are none, or infinite
 _SLACK = 1.0  # pixels that a box may reach beyond its picture; VOC counts from 1, others from 0
 
 
@@ -106,7 +107,7 @@ def read_coco(file: str | os.PathLike, images: str | os.PathLike | None = None) 
             (entry["id"], str(entry["file_name"]), (int(entry["height"]), int(entry["width"])))
             for entry in content["images"]
         ]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (*_BROKEN, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise AnnotationError(f"{file}: not COCO's JSON ({_brief(error)})") from None
     return [
         _checked(file, Path(images) / name, size, found[number]) for number, name, size in pictures
@@ -117,7 +118,7 @@ def _read_voc_file(file: Path, folder: Path) -> Annotated:
     try:
         root = ElementTree.parse(file).getroot()
         name = _text(root, "filename")
-        size = tuple(int(float(_text(root, f"size/{side}"))) for side in ("height", "width"))
+        high, wide = (int(float(_text(root, f"size/{side}"))) for side in ("height", "width"))
         objects = []
         for entry in root.iter("object"):
             left, top, right, bottom = (
@@ -125,18 +126,18 @@ def _read_voc_file(file: Path, folder: Path) -> Annotated:
             )
             difficult = (entry.findtext("difficult") or "0").strip() == "1"
             objects.append((_text(entry, "name"), (left - 1, top - 1, right, bottom), difficult))
-    except (ElementTree.ParseError, ValueError, UnicodeDecodeError) as error:
+    except (ElementTree.ParseError, *_BROKEN) as error:
         raise AnnotationError(f"{file}: not VOC's XML ({_brief(error)})") from None
     image = next(
-        (p for n in _VOC_IMAGES if (p := folder / n / name).is_file()),
+        (p for n in _VOC_IMAGES if _is_file(p := folder / n / name)),
         folder / _VOC_IMAGES[0] / name,
     )
-    return _checked(file, image, size, objects)
+    return _checked(file, image, (high, wide), objects)
 
 
 def _checked(file: Path, image: Path, size: tuple[int, int], objects: Sequence[tuple]) -> Annotated:
     """The picture, once each of its boxes makes sense."""
-    if not image.is_file():
+    if not _is_file(image):
         raise AnnotationError(f"{file}: its picture is missing: {image}")
     height, width = size
     if height < 1 or width < 1:
@@ -160,6 +161,13 @@ def _checked(file: Path, image: Path, size: tuple[int, int], objects: Sequence[t
         labels=[name for name, _, _ in objects],
         difficult=torch.tensor([difficult for *_, difficult in objects], dtype=torch.bool),
     )
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that is too long, or has a zero in it
+        return False
 
 
 def _text(element: ElementTree.Element, path: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -138,10 +139,8 @@ class Windows:
         found, boxes = [], []
         for size in self.sizes:
             factor = size / min(picture.size)
-            resized = picture.resize(
-                tuple(max(size, round(n * factor)) for n in picture.size),
-                Image.Resampling.BILINEAR,
-            )
+            width, height = (max(size, round(n * factor)) for n in picture.size)
+            resized = picture.resize((width, height), Image.Resampling.BILINEAR)
             image = self.prepare(resized)[None].to(device_of(self.model))
             maps = (self.model.fine if self.fine else self.model)(image)
             found.append(maps[0].flatten(1).T.half().cpu())
@@ -162,7 +161,8 @@ class PixelUnits:
     """
 
     def __init__(self, run: Run):
-        steps, self.mean_colour = [], (0, 0, 0)
+        steps: list[Any] = []
+        self.mean_colour: tuple[int, ...] = (0, 0, 0)
         for step in getattr(run.transform, "transforms", [run.transform]):
             if isinstance(step, transforms.SubtractMean):
                 mean = step.mean.flatten(1).mean(1) if step.mean.ndim == 3 else step.mean

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +20,7 @@ from fastconv import nn as fnn
 from fastconv._layers import blank_image, looking
 from fastconv._receptive_field import receptive_field
 from fastconv.models._stages import FitMap2d
-from fastconv.ops._arguments import pair
+from fastconv.ops._arguments import as_pair, pair
 
 _POOLS = (nn.MaxPool2d, nn.AvgPool2d, fnn.SumPool2d, fnn.StochasticPool2d)
 _FITTING = (FitMap2d, nn.AdaptiveAvgPool2d)
@@ -77,8 +78,8 @@ class DenseNet(nn.Sequential):
         self._last_pool = last_pool
         self._steps = (1, 1)
         if last_pool is not None:
-            pool = stages[last_pool]
-            self._steps = tuple(pair("layer", "stride", pool.stride))
+            pool: Any = stages[last_pool]
+            self._steps = as_pair(pair("layer", "stride", pool.stride))
         self.fine_stride = tuple(s // step for s, step in zip(stride, self._steps, strict=True))
 
     def forward(self, images: Tensor) -> Tensor:
@@ -291,9 +292,9 @@ def _dense_head(
     head: Sequence[tuple[str, nn.Module]], maps: Tensor, fit: Tensor | None
 ) -> Iterator[tuple[str, nn.Module]]:
     """The layers behind the flattening of ``maps``, fitted by ``fit``, as layers on maps."""
-    size = tuple(maps.shape[2:] if fit is None else fit.shape[:2])
+    size = as_pair(maps.shape[2:] if fit is None else fit.shape[:2])
     if fit is not None and size == (1, 1):
-        yield "average", fnn.AvgPool2d(tuple(maps.shape[2:]), stride=1)
+        yield "average", fnn.AvgPool2d(as_pair(maps.shape[2:]), stride=1)
         fit = None
     for name, stage in head:
         if isinstance(stage, nn.Linear):
@@ -363,7 +364,8 @@ def _run(stages: Sequence[nn.Module], maps: Tensor) -> Tensor | None:
     for stage in stages:
         if isinstance(stage, (nn.Conv2d, *_POOLS)):
             kernel = pair("layer", "kernel_size", stage.kernel_size)
-            padding = pair("layer", "padding", stage.padding)
+            window: Any = stage
+            padding = pair("layer", "padding", window.padding)
             sizes = zip(maps.shape[2:], kernel, padding, strict=True)
             if any(n + 2 * p < k for n, k, p in sizes):
                 return None
@@ -377,6 +379,7 @@ def _interleave(parts: list[list[Tensor | None]]) -> Tensor:
     A later offset has at most one row less; where it has none, it is None.
     """
     first = parts[0][0]
+    assert first is not None  # offset (0, 0) is the whole
     height = sum(row[0].shape[2] for row in parts if row[0] is not None)
     width = sum(part.shape[3] for part in parts[0] if part is not None)
     whole = first.new_empty(*first.shape[:2], height, width)

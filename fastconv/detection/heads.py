@@ -115,7 +115,7 @@ def train_head(
 def _scaling(samples: Sequence[Samples]) -> tuple[Tensor, float]:
     """The features' mean, and the root of their mean squared length around it."""
     count = sum(len(s.features) for s in samples)
-    mean = sum(s.features.double().sum(0) for s in samples) / count
+    mean = torch.stack([s.features.double().sum(0) for s in samples]).sum(0) / count
     squared = sum(((s.features.double() - mean) ** 2).sum() for s in samples) / count
     return mean.float(), max(float(squared) ** 0.5, 1e-12)
 

@@ -171,11 +171,12 @@ class ClassicNet(StagedNet):
             if isinstance(layer, WEIGHTED):
                 nn.init.normal_(layer.weight, std=initial.deviations.get(name, 0.01))
                 positive = name in initial.positive
-                nn.init.constant_(layer.bias, initial.bias if positive else 0.0)
+                if layer.bias is not None:
+                    nn.init.constant_(layer.bias, initial.bias if positive else 0.0)
 
 
 def _convolution(number: int, layer: Convolution, inputs: int, tile: int) -> dict[str, nn.Module]:
-    window = dict(stride=layer.stride, padding=layer.padding, groups=layer.groups)
+    window: dict[str, Any] = dict(stride=layer.stride, padding=layer.padding, groups=layer.groups)
     sizes = (inputs, layer.maps, layer.kernel_size)
     stages: dict[str, nn.Module] = {}
     if layer.pads:
@@ -190,7 +191,7 @@ def _convolution(number: int, layer: Convolution, inputs: int, tile: int) -> dic
 def _norm(stage: str, number: int, norms: Norms, norm: str | None) -> dict[str, nn.Module]:
     if norm == "lrn":
         constants = norms.across if stage == "norm" else norms.within
-        return {f"{stage}{number}": fnn.LocalResponseNorm(**constants)}
+        return {f"{stage}{number}": fnn.LocalResponseNorm(**(constants or {}))}
     if norm == "contrast" and stage == "norm":
         return {f"norm{number}": fnn.LocalContrastNorm(7)}
     return {}

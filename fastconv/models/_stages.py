@@ -53,8 +53,8 @@ class StagedNet(nn.Sequential):
 
     def __delitem__(self, index: int | slice) -> None:
         # Sequential would number the stages that remain.
-        names = list(self._modules)[index]
-        for name in names if isinstance(index, slice) else [names]:
+        names = list(self._modules)
+        for name in names[index] if isinstance(index, slice) else [names[index]]:
             delattr(self, name)
 
     def forward(self, input: Tensor) -> Tensor:
@@ -163,7 +163,8 @@ def he_normal_(model: nn.Module) -> None:
         tiled = isinstance(layer, fnn.TiledConv2d)
         fan_in = (layer.weight[0, 0, 0] if tiled else layer.weight[0]).numel()
         nn.init.normal_(layer.weight, std=(2 / fan_in) ** 0.5)
-        nn.init.zeros_(layer.bias)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
     nn.init.normal_(layers[-1].weight, std=0.01)
 
 

@@ -9,6 +9,7 @@ from fastconv.ops.local_response_norm import local_response_norm
 from fastconv.ops.max_pool2d import max_pool2d, max_pool2d_with_switches
 from fastconv.ops.max_unpool2d import max_unpool2d
 from fastconv.ops.maxout import maxout
+from fastconv.ops.prepare_images import prepare_images
 from fastconv.ops.stochastic_pool2d import stochastic_pool2d
 from fastconv.ops.tiled_conv2d import tiled_conv2d
 
@@ -23,6 +24,7 @@ __all__ = [
     "max_pool2d_with_switches",
     "max_unpool2d",
     "maxout",
+    "prepare_images",
     "stochastic_pool2d",
     "sum_pool2d",
     "tiled_conv2d",

@@ -8,6 +8,7 @@ they rely on.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -18,7 +19,7 @@ _FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _INT32_MAX = 2**31 - 1
 
 
-def check_tensor(op: str, name: str, value: object) -> None:
+def check_tensor(op: str, name: str, value: Any) -> None:
     """An ordinary (strided) tensor."""
     if not isinstance(value, torch.Tensor):
         raise TypeError(f"{op}: {name} must be a tensor (got {type(value).__name__})")
@@ -26,7 +27,7 @@ def check_tensor(op: str, name: str, value: object) -> None:
         raise TypeError(f"{op}: {name} must be a dense tensor (got layout {value.layout})")
 
 
-def check_floating(op: str, name: str, value: object) -> None:
+def check_floating(op: str, name: str, value: Any) -> None:
     """A tensor of one of the dtypes that the kernels know."""
     check_tensor(op, name, value)
     if value.dtype not in _FLOATING:
@@ -35,7 +36,7 @@ def check_floating(op: str, name: str, value: object) -> None:
         )
 
 
-def check_like(op: str, name: str, value: object, other_name: str, other: torch.Tensor) -> None:
+def check_like(op: str, name: str, value: Any, other_name: str, other: torch.Tensor) -> None:
     """A tensor of the dtype and on the device of another one."""
     check_tensor(op, name, value)
     if value.dtype != other.dtype:
@@ -54,7 +55,7 @@ def check_device(op: str, name: str, value: torch.Tensor, other_name: str, other
         )
 
 
-def check_int(op: str, name: str, value: object, least: int = 1) -> None:
+def check_int(op: str, name: str, value: Any, least: int = 1) -> None:
     """An int of at least ``least`` that fits into 64 bits."""
     if not _is_int(value):
         raise TypeError(f"{op}: {name} must be an int (got {name}={value!r})")
@@ -64,7 +65,7 @@ def check_int(op: str, name: str, value: object, least: int = 1) -> None:
         raise ValueError(f"{op}: {name} must be at most {2**63 - 1} (got {name}={value})")
 
 
-def number(op: str, name: str, value: object) -> float:
+def number(op: str, name: str, value: Any) -> float:
     """An int or float as a float; infinities and NaN pass."""
     if not _is_int(value) and not isinstance(value, float | torch.SymFloat):
         raise TypeError(f"{op}: {name} must be a number (got {name}={value!r})")
@@ -73,12 +74,12 @@ def number(op: str, name: str, value: object) -> float:
     return float(value) if isinstance(value, int) else value
 
 
-def check_bool(op: str, name: str, value: object) -> None:
+def check_bool(op: str, name: str, value: Any) -> None:
     if not isinstance(value, bool | torch.SymBool):
         raise TypeError(f"{op}: {name} must be True or False (got {name}={value!r})")
 
 
-def check_generator(op: str, generator: object) -> None:
+def check_generator(op: str, generator: Any) -> None:
     if generator is not None and not isinstance(generator, torch.Generator):
         raise TypeError(
             f"{op}: generator must be a torch.Generator or None (got {type(generator).__name__})"
@@ -90,7 +91,7 @@ def _is_int(value):
     return isinstance(value, int | torch.SymInt) and not isinstance(value, bool)
 
 
-def pair(op: str, name: str, value: IntOrPair, least: int = 0) -> list[int]:
+def pair(op: str, name: str, value: Any, least: int = 0) -> list[int]:
     """An int or a sequence of one or two ints as ``[height, width]``, each from ``least`` on."""
     if _is_int(value):
         both = [value, value]
@@ -152,14 +153,22 @@ def pooled_size(
             f"{tuple(input.shape)})"
         )
     sizes = []
-    for size, *window in zip(input.shape[2:], kernel_size, stride, padding, dilation, strict=True):
-        sizes.append(window_output_size(size, *window, ceil_mode))
+    for size, k, s, p, d in zip(
+        input.shape[2:], kernel_size, stride, padding, dilation, strict=True
+    ):
+        sizes.append(window_output_size(size, k, s, p, d, ceil_mode))
         if sizes[-1] < 1:
             raise ValueError(
                 f"{op}: the window must fit into the padded input (got input size {size}, "
-                f"kernel_size={window[0]}, padding={window[2]}, dilation={window[3]})"
+                f"kernel_size={k}, padding={p}, dilation={d})"
             )
     return sizes
+
+
+def as_pair(values: Sequence[int]) -> tuple[int, int]:
+    """Two numbers, (height, width)."""
+    height, width = values
+    return int(height), int(width)
 
 
 def batched(op: str, name: str, tensor: torch.Tensor) -> tuple[torch.Tensor, bool]:
@@ -207,14 +216,15 @@ def window_output_size(
     return output
 
 
-def autocast(*tensors: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
+def autocast(first: torch.Tensor, *others: torch.Tensor | None) -> tuple[Any, ...]:
     """The tensors in the dtype that autocast asks of an op like torch's convolution.
 
     Inside an autocast region of the first tensor's device floating point tensors take the region's
     dtype, all but float64, which autocast leaves alone; outside nothing changes. An op that knows
     one fixed dtype could use ``torch.library.register_autocast``; the region's is known here only.
     """
-    device_type = tensors[0].device.type
+    tensors = (first, *others)
+    device_type = first.device.type
     # Not torch.amp.is_autocast_available: torch 2.11 cannot trace it.
     if device_type not in ("cpu", "cuda") or not torch.is_autocast_enabled(device_type):
         return tensors

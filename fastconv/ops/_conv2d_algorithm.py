@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,9 +16,7 @@ _ROUNDS = 3
 _fastest: dict[tuple, str] = {}  # what "auto" measured on a GPU, by problem
 
 
-def choose_algorithm(
-    algorithm: str, problem: tuple, run: Callable[[str, tuple[Tensor | None, ...]], Tensor]
-) -> str:
+def choose_algorithm(algorithm: str, problem: tuple, run: Callable[[str, Any], Tensor]) -> str:
     """``"fastconv"`` or ``"library"``; settles what ``"auto"`` means.
 
     Args:
@@ -121,4 +120,5 @@ def tf32_allowed(input: Tensor) -> bool:
     """Whether torch's switches let a convolution round float32 to tf32: a GPU's matter alone."""
     if input.device.type != "cuda" or input.dtype != torch.float32:
         return False
-    return torch.backends.cudnn.conv.fp32_precision == "tf32"
+    cudnn: Any = torch.backends.cudnn
+    return cudnn.conv.fp32_precision == "tf32"

@@ -5,6 +5,8 @@ LeCun et al., Neural Computation 1989; groups: Krizhevsky, Sutskever & Hinton, N
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -67,13 +69,14 @@ def conv2d(
     padding = _four_paddings(padding, weight.shape[2:], stride, dilation)
     check_sizes(_OP, x.shape, weight.shape, stride, padding, dilation, groups)
     check_bias(_OP, bias, weight.shape[:1])
-    problem = (x, weight, bias, stride, padding, dilation, groups)
+    problem: tuple[Any, ...] = (x, weight, bias, stride, padding, dilation, groups)
     relu = activation == "relu"
 
-    def run(name, tensors):
+    def run(name: str, tensors: tuple[Tensor, Tensor, Tensor | None]) -> Tensor:
         if name == "fastconv":
-            return torch.ops.fastconv.conv2d(*tensors, *problem[3:], tf32_allowed(x), relu)
-        return _library(*tensors, *problem[3:], relu)
+            options = (stride, padding, dilation, groups, tf32_allowed(x), relu)
+            return torch.ops.fastconv.conv2d(*tensors, *options)
+        return _library(*tensors, stride, padding, dilation, groups, relu)
 
     output = run(choose_algorithm(algorithm, problem, run), problem[:3])
     return output.squeeze(0) if unbatched else output
@@ -93,7 +96,7 @@ def conv2d_ref(
     top, bottom, left, right = padding
     padded = F.pad(input, (left, right, top, bottom))
     ho, wo = output_size(input.shape, weight.shape, stride, padding, dilation)
-    output = 0
+    output = padded.new_zeros(())
     for r in range(weight.shape[2]):
         for s in range(weight.shape[3]):
             y, x = r * dilation[0], s * dilation[1]

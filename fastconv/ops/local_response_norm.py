@@ -145,7 +145,7 @@ def _backward_of_backward(ctx, grad):
         return local_response_norm_backward_ref(grad_output, input, *ctx.constants)
 
     # Second derivatives are rare: plain torch gives them.
-    _, vjp = torch.func.vjp(backward, *ctx.saved_tensors)
+    vjp = torch.func.vjp(backward, *ctx.saved_tensors)[1]
     return *vjp(grad), None, None, None, None, None
 
 

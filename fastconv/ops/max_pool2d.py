@@ -6,6 +6,8 @@ arXiv:1311.2901, section 2.1 (switches).
 
 from __future__ import annotations
 
+from typing import Literal, overload
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -21,6 +23,38 @@ from fastconv.ops._arguments import (
 )
 
 
+@overload
+def max_pool2d(
+    input: Tensor,
+    kernel_size: IntOrPair,
+    stride: IntOrPair | None = ...,
+    padding: IntOrPair = ...,
+    dilation: IntOrPair = ...,
+    ceil_mode: bool = ...,
+    return_indices: Literal[False] = ...,
+) -> Tensor: ...
+@overload
+def max_pool2d(
+    input: Tensor,
+    kernel_size: IntOrPair,
+    stride: IntOrPair | None = ...,
+    padding: IntOrPair = ...,
+    dilation: IntOrPair = ...,
+    ceil_mode: bool = ...,
+    *,
+    return_indices: Literal[True],
+) -> tuple[Tensor, Tensor]: ...
+@overload
+def max_pool2d(
+    input: Tensor,
+    kernel_size: IntOrPair,
+    stride: IntOrPair | None = ...,
+    padding: IntOrPair = ...,
+    dilation: IntOrPair = ...,
+    ceil_mode: bool = ...,
+    *,
+    return_indices: bool,
+) -> Tensor | tuple[Tensor, Tensor]: ...
 def max_pool2d(
     input: Tensor,
     kernel_size: IntOrPair,

@@ -78,8 +78,8 @@ def _check_switches(op, input, switches, window, output_size):
             f"{op}: switches must have the shape of input (got {tuple(switches.shape)} and "
             f"{tuple(input.shape)})"
         )
-    for pooled, size, *axis in zip(switches.shape[2:], output_size, *window, strict=True):
-        least, most = (window_output_size(size, *axis, ceil_mode) for ceil_mode in (False, True))
+    for pooled, size, k, s, p, d in zip(switches.shape[2:], output_size, *window, strict=True):
+        least, most = (window_output_size(size, k, s, p, d, ceil) for ceil in (False, True))
         if pooled not in (least, most):
             raise ValueError(
                 f"{op}: output_size must be a size that pools to the size of switches "

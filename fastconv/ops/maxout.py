@@ -6,12 +6,30 @@ cuda-convnet2's cross-map pooling.
 
 from __future__ import annotations
 
+from typing import Literal, overload
+
 import torch
 from torch import Tensor
 
 from fastconv.ops._arguments import check_bool, check_floating, check_int, memory_format
 
 
+@overload
+def maxout(
+    input: Tensor,
+    pool_size: int,
+    stride: int | None = ...,
+    *,
+    return_switches: Literal[False] = ...,
+) -> Tensor: ...
+@overload
+def maxout(
+    input: Tensor, pool_size: int, stride: int | None = ..., *, return_switches: Literal[True]
+) -> tuple[Tensor, Tensor]: ...
+@overload
+def maxout(
+    input: Tensor, pool_size: int, stride: int | None = ..., *, return_switches: bool
+) -> Tensor | tuple[Tensor, Tensor]: ...
 def maxout(
     input: Tensor, pool_size: int, stride: int | None = None, *, return_switches: bool = False
 ) -> Tensor | tuple[Tensor, Tensor]:

@@ -6,6 +6,8 @@ ICLR 2013.
 
 from __future__ import annotations
 
+from typing import Literal, overload
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -24,6 +26,42 @@ from fastconv.ops._arguments import (
 from fastconv.ops._random import draw_seed
 
 
+@overload
+def stochastic_pool2d(
+    input: Tensor,
+    kernel_size: IntOrPair,
+    stride: IntOrPair | None = ...,
+    padding: IntOrPair = ...,
+    ceil_mode: bool = ...,
+    *,
+    training: bool = ...,
+    return_switches: Literal[False] = ...,
+    generator: torch.Generator | None = ...,
+) -> Tensor: ...
+@overload
+def stochastic_pool2d(
+    input: Tensor,
+    kernel_size: IntOrPair,
+    stride: IntOrPair | None = ...,
+    padding: IntOrPair = ...,
+    ceil_mode: bool = ...,
+    *,
+    training: bool = ...,
+    return_switches: Literal[True],
+    generator: torch.Generator | None = ...,
+) -> tuple[Tensor, Tensor]: ...
+@overload
+def stochastic_pool2d(
+    input: Tensor,
+    kernel_size: IntOrPair,
+    stride: IntOrPair | None = ...,
+    padding: IntOrPair = ...,
+    ceil_mode: bool = ...,
+    *,
+    training: bool = ...,
+    return_switches: bool,
+    generator: torch.Generator | None = ...,
+) -> Tensor | tuple[Tensor, Tensor]: ...
 def stochastic_pool2d(
     input: Tensor,
     kernel_size: IntOrPair,
@@ -78,7 +116,9 @@ def stochastic_pool2d(
     ):
         check_bool(op, name, value)
     check_generator(op, generator)
-    pooled_size(op, x, *window, dilation, ceil_mode)  # before a number is drawn for nothing
+    pooled_size(
+        op, x, window[0], window[1], window[2], dilation, ceil_mode
+    )  # before a number is drawn for nothing
     if training:
         seed = draw_seed(x, generator)
         output, switches = torch.ops.fastconv.stochastic_pool2d(x, seed, *window, ceil_mode)
@@ -223,11 +263,11 @@ def _setup_context_of_mean_backward(ctx, inputs, output):
 
 def _backward_of_mean_backward(ctx, grad):
     def mean_backward(grad_output, input):
-        _, vjp = torch.func.vjp(lambda x: stochastic_pool2d_mean_ref(x, *ctx.window), input)
+        vjp = torch.func.vjp(lambda x: stochastic_pool2d_mean_ref(x, *ctx.window), input)[1]
         return vjp(grad_output)[0]
 
     # Second derivatives are rare: plain torch gives them.
-    _, vjp = torch.func.vjp(mean_backward, *ctx.saved_tensors)
+    vjp = torch.func.vjp(mean_backward, *ctx.saved_tensors)[1]
     return *vjp(grad), None, None, None, None
 
 

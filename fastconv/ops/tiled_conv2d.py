@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastconv.ops._arguments import IntOrPair, batched_maps, memory_format, pair
+from fastconv.ops._arguments import IntOrPair, as_pair, batched_maps, memory_format, pair
 from fastconv.ops._convolution import check_bias, check_sizes, operands
 
 _OP = "tiled_conv2d"
@@ -71,7 +71,7 @@ def tiled_conv2d_ref(
     """The definition: every output pixel's patch of the input times the weights of its tile."""
     tiles_h, tiles_w, *_, kh, kw = weight.shape
     ho, wo = _output_size(input.shape, weight.shape, stride, padding)
-    patches = F.unfold(input, (kh, kw), padding=padding, stride=stride)
+    patches = F.unfold(input, (kh, kw), padding=as_pair(padding), stride=as_pair(stride))
     patches = patches.view(input.shape[0], groups, -1, ho, wo)
     rows, columns = torch.arange(ho) % tiles_h, torch.arange(wo) % tiles_w
     untied = weight[rows][:, columns].flatten(3).unflatten(2, (groups, -1))  # (Ho, Wo, g, o, k)

@@ -9,13 +9,12 @@ written.
 
 from __future__ import annotations
 
-import pickle
 from typing import Any
 
 import torch
 
 from fastconv._files import atomic_open
-from fastconv.run import Run, RunError
+from fastconv.run import Run, RunError, brief
 
 STATE = "state.pt"
 STATE_FORMAT = 1
@@ -39,8 +38,8 @@ def load_state(run: Run) -> dict[str, Any] | None:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         found = state["format"]
-    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError) as error:
-        raise RunError(f"{path}: damaged, cannot resume ({str(error).splitlines()[0]})") from None
+    except Exception as error:  # torch and pickle raise whatever a damaged file leads them to
+        raise RunError(f"{path}: damaged, cannot resume ({brief(error)})") from None
     if found != STATE_FORMAT:
         raise RunError(f"{path}: state of format {found}, this fastconv reads {STATE_FORMAT}")
     return state

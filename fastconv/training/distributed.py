@@ -56,7 +56,7 @@ class World:
             model, device_ids=ids, gradient_as_bucket_view=True
         )
 
-    def without_exchange(self, network: nn.Module) -> contextlib.AbstractContextManager:
+    def without_exchange(self, network: Any) -> contextlib.AbstractContextManager:
         """While it lasts, the wrapped network's gradients are only added up here."""
         return contextlib.nullcontext() if self.size == 1 else network.no_sync()
 

@@ -15,17 +15,18 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fastconv._files import WriteError
-from fastconv.run import Run, load_tensors
+from fastconv.run import Run, RunError, brief, load_tensors
 from fastconv.training import checkpoint, diagnosis, history
 from fastconv.training.devices import pick_device
 from fastconv.training.diagnosis import TrainingDiverged
-from fastconv.training.distributed import World
+from fastconv.training.distributed import ProcessLost, World
 from fastconv.training.evaluate import Metrics, Totals, autocast, evaluate_totals
 from fastconv.training.interrupt import StopRequest
 from fastconv.training.optimizer import build_optimizer
@@ -84,7 +85,8 @@ class Trainer:
         self.stop = StopRequest() if stop is None else stop  # one that nobody asked is falsy
         self.device = pick_device(settings.device, self.world.local_rank)
         self.layout = torch.channels_last if settings.channels_last else torch.contiguous_format
-        self.model = run.model.to(self.device, memory_format=self.layout).train()
+        model: Any = run.model  # torch's types know no memory_format
+        self.model: nn.Module = model.to(self.device, memory_format=self.layout).train()
         self.optimizer = build_optimizer(self.model, settings)
         self.stepper = Stepper(self.model, self.optimizer, settings, self.device, self.world)
         self.steps_per_epoch = len(train_loader)
@@ -114,9 +116,9 @@ class Trainer:
         Raises:
             TrainingDiverged: the loss became NaN or infinite.
             WriteError: the disk is full; the last state that was saved is there.
-            ProcessLost: another process has ended.
+            ProcessLost: another process has ended, or one that reads images.
         """
-        with self.world.together():
+        with self.world.together(), self._readers():
             self.stepper.prepare()
             while self.epoch < self.settings.epochs:
                 metrics = self._train_epoch() and self._validate()
@@ -142,12 +144,13 @@ class Trainer:
             began = time.perf_counter()
             batches = iter(self.train_loader) if self.step < self.steps_per_epoch else None
             while self.step < self.steps_per_epoch:
-                batch = None if self.stop else self._next(batches)
+                batch: Any = None if self.stop else self._next(batches)
                 fetched = time.perf_counter()
-                images = self._agree(batch)
-                if images is None:
+                in_all = self._agree(batch)
+                if in_all is None:
                     break
-                self._train_step(*batch, images)
+                images, targets, skipped = batch
+                self._train_step(images, targets, skipped, in_all)
                 now = time.perf_counter()
                 self.waited += fetched - began
                 self.seconds += now - began
@@ -167,6 +170,22 @@ class Trainer:
             if self.stop:
                 return None
             raise
+
+    @contextlib.contextmanager
+    def _readers(self) -> Iterator[None]:
+        """Say in one line, as `ProcessLost`, that a worker of the loader was ended.
+
+        torch raises that wherever the main thread happens to be, so nothing can be saved here.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise ProcessLost(
+                "a process that reads images was ended from outside, perhaps because memory was "
+                f"short; fewer --workers need less\n  {self._kept()}"
+            ) from error
 
     def _agree(self, batch: Any) -> int | None:
         """All processes' images of the coming step; None where one of them stops.
@@ -205,7 +224,7 @@ class Trainer:
 
     def _after_step(self) -> None:
         text = self._figures_due() if self.progress else None
-        if text:
+        if self.progress and text:
             self.progress.update(self.step, **text)
         if text or self.device.type == "cpu":  # elsewhere, reading it waits for the device
             self._known_bad = self.stepper.first_bad() is not None
@@ -226,7 +245,7 @@ class Trainer:
             return False
         if self.save_steps:
             return self.global_step % self.save_steps == 0
-        return time.monotonic() - self._saved >= self.save_seconds
+        return time.monotonic() - self._saved >= (self.save_seconds or 0)
 
     def _save_or_warn(self) -> None:
         """Save in mid-epoch. A full disk is no reason to stop: the next save may find room."""
@@ -321,7 +340,7 @@ class Trainer:
             if self.progress:
                 self.progress.finish()
         (stopped,) = self.world.sum(totals is None)
-        return None if stopped else totals.summed(self.world).metrics()
+        return None if stopped or totals is None else totals.summed(self.world).metrics()
 
     def _end_epoch(self, val: Metrics) -> None:
         train = self.totals.summed(self.world).metrics()
@@ -411,12 +430,25 @@ class Trainer:
                 f"resume: an epoch had {state['steps_per_epoch']} steps, now it has "
                 f"{self.steps_per_epoch}: the training images are not the same"
             )
-        load_tensors(self.model, state["model"], self.run.path / checkpoint.STATE)
+        path = self.run.path / checkpoint.STATE
+        try:
+            load_tensors(self.model, state["model"], path)
+            self._restore(state)
+        except RunError:
+            raise
+        except Exception as error:  # anything may stand in a file that others have changed
+            raise RunError(f"{path}: damaged, cannot resume ({brief(error)})") from error
+        if self.epoch and self.step == 0:
+            self.record.epoch_end(self)
+
+    def _restore(self, state: dict[str, Any]) -> None:
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         if state["scaler"]:
             self.stepper.scaler.load_state_dict(state["scaler"])
-        self.epoch, self.step = state["epoch"], state["step"]
+        self.epoch, self.step = int(state["epoch"]), int(state["step"])
+        if self.epoch < 0 or not 0 <= self.step <= self.steps_per_epoch:
+            raise ValueError(f"no such position: epoch {self.epoch}, step {self.step}")
         self._saved_step = self.global_step
         if self.world.leads:
             self.totals.sums = state["totals"].to(self.device)
@@ -424,5 +456,3 @@ class Trainer:
         self.seconds, self.waited = state["seconds"], state["waited"]
         self.history, self.best = state["history"], state["best"]
         torch.set_rng_state(state["rng"])
-        if self.epoch and self.step == 0:
-            self.record.epoch_end(self)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -43,7 +44,7 @@ class Totals:
         """The means so far; NaN where nothing was added."""
         loss, top1, top5, images = self.sums.tolist()
         if images == 0:
-            return Metrics(*[float("nan")] * 3, 0, self.skipped)
+            return Metrics(math.nan, math.nan, math.nan, 0, self.skipped)
         return Metrics(loss / images, top1 / images, top5 / images, int(images), self.skipped)
 
     def summed(self, world: World) -> Totals:

@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from fastconv._files import atomic_open, atomic_path
 from fastconv.training.progress import duration
@@ -46,14 +47,15 @@ def write_log(path: Path, rows: Sequence[Row]) -> None:
 
 def summary(row: Row, epochs: int, is_best: bool) -> str:
     """A row in one line for people."""
+    got: dict[str, Any] = dict(row)  # here no value is absent
     mark = "  best" if is_best else ""
     skipped = f"  skipped {row['skipped']}" if row["skipped"] else ""
     return (
-        f"epoch {row['epoch']}/{epochs}  lr {row['lr']:.3g}  "
-        f"train loss {row['train_loss']:.4f} top-1 {100 * row['train_top1']:.2f} %  "
-        f"val loss {row['val_loss']:.4f} top-1 {100 * row['val_top1']:.2f} % "
-        f"top-5 {100 * row['val_top5']:.2f} %  {row['images_per_second']:.4g} img/s  "
-        f"data wait {100 * row['data_wait']:.1f} %  {duration(row['seconds'])}{skipped}{mark}"
+        f"epoch {got['epoch']}/{epochs}  lr {got['lr']:.3g}  "
+        f"train loss {got['train_loss']:.4f} top-1 {100 * got['train_top1']:.2f} %  "
+        f"val loss {got['val_loss']:.4f} top-1 {100 * got['val_top1']:.2f} % "
+        f"top-5 {100 * got['val_top5']:.2f} %  {got['images_per_second']:.4g} img/s  "
+        f"data wait {100 * got['data_wait']:.1f} %  {duration(got['seconds'])}{skipped}{mark}"
     )
 
 
@@ -107,7 +109,8 @@ def plot_curves(path: Path, rows: Sequence[Row], title: str = "") -> bool:
             rate.set_ylabel("img/s")
         rate.set_ylim(bottom=0)
         rate.set_xlabel("epoch")
-        rate.xaxis.get_major_locator().set_params(integer=True)
+        locator: Any = rate.xaxis.get_major_locator()
+    locator.set_params(integer=True)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", facecolor="white")
     return True

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -36,7 +38,7 @@ def weights_of(model: nn.Module) -> list[nn.Parameter]:
 
 
 @torch.no_grad()
-def add_l1_gradient(parameters: list[Tensor], factor: float) -> None:
+def add_l1_gradient(parameters: Sequence[Tensor], factor: float) -> None:
     """Add the subgradient of ``factor * sum |w|``, ``factor * sign(w)``, to the gradients."""
     for parameter in parameters:
         if parameter.grad is not None:
@@ -44,7 +46,7 @@ def add_l1_gradient(parameters: list[Tensor], factor: float) -> None:
 
 
 @torch.no_grad()
-def limit_filter_rms(filters: list[Tensor], largest: float) -> None:
+def limit_filter_rms(filters: Sequence[Tensor], largest: float) -> None:
     """Rescale each filter of the weights (..., Cin, kH, kW) whose RMS is above `largest` to it.
 
     Zeiler & Fergus, section 3, do so with 0.1 to keep single filters from dominating.

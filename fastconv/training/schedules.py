@@ -98,7 +98,8 @@ def _scheduler(optimizer: Optimizer, settings: Settings) -> Any:
             decays = max(1, (epochs - 1) // every)
             return lr_scheduler.StepLR(optimizer, every, rate or FINAL_FRACTION ** (1 / decays))
         case "multistep":
-            return lr_scheduler.MultiStepLR(optimizer, settings.decay_milestones, rate or 0.1)
+            milestones = settings.decay_milestones or []
+            return lr_scheduler.MultiStepLR(optimizer, milestones, rate or 0.1)
         case "plateau":
             return lr_scheduler.ReduceLROnPlateau(
                 optimizer,

@@ -78,6 +78,12 @@ class Settings:
     workers: int | None = _setting(
         "data", "int", None, "processes that read images; 0 for digits, else up to 4"
     )
+    device_transforms: bool | None = _setting(
+        "data",
+        "bool",
+        None,
+        "the device, not the workers, mirrors, subtracts the mean and scales, from bytes; on GPUs",
+    )
 
     model: str | None = _setting("model", "str", None, "model to train; alexnet, or digits_convnet")
     model_kwargs: dict[str, Any] = _setting(
@@ -199,7 +205,10 @@ MODEL_DEFAULTS: dict[str, dict[str, Any]] = {
     "cifar_stochastic_pooling": dict(
         lr=0.01, weight_decay=1e-3, epochs=280, sched="linear", min_lr=1e-4
     ),
-    "digits_convnet": dict(lr=0.05, batch_size=32, epochs=20, weight_decay=5e-4, nesterov=True),
+    # So small that on a busy machine two threads wait for each other longer than they work.
+    "digits_convnet": dict(
+        lr=0.05, batch_size=32, epochs=20, weight_decay=5e-4, nesterov=True, threads=1
+    ),
 }
 
 

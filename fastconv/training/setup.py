@@ -14,7 +14,7 @@ from torch import nn
 from fastconv import data
 from fastconv._files import remove_leftovers
 from fastconv.models import create_model
-from fastconv.run import CONFIG, Run, RunError, read_names
+from fastconv.run import CONFIG, STATISTICS, Run, RunError, read_names
 from fastconv.training import checkpoint
 from fastconv.training.devices import pick_device
 from fastconv.training.distributed import World
@@ -29,6 +29,7 @@ RUNTIME_SETTINGS = (
     "device",
     "threads",
     "workers",
+    "device_transforms",
     "compile",
     "grad_accum_steps",
     "save_every",
@@ -82,6 +83,8 @@ def _start(
 ) -> Trainer:
     if settings.data is not None:  # the run must find its data from any folder
         settings = replace(settings, data=str(Path(settings.data).absolute()))
+    if settings.model is None:
+        raise SettingsError("model: must be the name of a model (got None)")
     device = _use_machine(settings, world)
     if settings.output and _is_used(Path(settings.output)):
         raise SettingsError(_used_message(Path(settings.output)))
@@ -89,7 +92,7 @@ def _start(
     model, input_size = _build_model(settings, len(train_set.classes))
     recipe = settings.recipe or ("digits" if settings.data is None else "classic")
     statistics = _statistics(settings, recipe, train_set, input_size, progress)
-    options = {
+    options: dict[str, Any] = {
         "mean": settings.mean,
         "units": settings.units or getattr(model, "input_units", "std"),
         "crops": settings.crops,
@@ -102,6 +105,7 @@ def _start(
     }
     train_set.transform, val_set.transform = pipelines["train"], pipelines["eval"]
     _try_out(model, val_set, settings.model, input_size)
+    _device_transforms(settings, device, train_set, val_set)
     run = Run.create(
         Path(settings.output) if settings.output else _next_folder(settings.model),
         model=settings.model,
@@ -140,7 +144,7 @@ def resume(
     run = Run.open(path, weights=None)
     state = checkpoint.load_state(run)
     if state is None:
-        raise RunError(f"{path}: stopped before its first save; start it anew")
+        raise RunError(f"{path}: stopped before its first save; start it anew there")
     settings = _settings_of(run)
     for name, value in (overrides or {}).items():
         if name not in RUNTIME_SETTINGS and getattr(settings, name) != value:
@@ -192,9 +196,10 @@ def _open_data(settings: Settings, classes: list[str] | None = None) -> tuple[An
 
 
 def _build_model(settings: Settings, num_classes: int) -> tuple[nn.Module, tuple[int, int, int]]:
+    assert settings.model is not None
     torch.default_generator.manual_seed(settings.seed)
     channels = 1 if settings.data is None else 3
-    model = create_model(
+    model: Any = create_model(
         settings.model, num_classes=num_classes, in_chans=channels, **settings.model_kwargs
     )
     _, height, width = model.input_size
@@ -235,12 +240,15 @@ def _trainer(
     if workers is None:
         workers = 0 if settings.data is None else _default_workers(device)
     sampler = data.EpochSampler(len(train_set), seed=settings.seed)
-    common = dict(
+    common: dict[str, Any] = dict(
         workers=workers,
         device=device,
         channels_last=settings.channels_last,
         rank=world.rank,
         processes=world.size,
+        device_transforms=_device_transforms(settings, device, train_set, val_set),
+        # What autocast would round them to before the first convolution.
+        dtype=getattr(torch, settings.amp_dtype) if settings.amp else torch.float32,
     )
     train_loader = data.build_loader(
         train_set,
@@ -264,9 +272,27 @@ def _trainer(
 
 
 def _default_workers(device: torch.device) -> int:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    has_mask = hasattr(os, "sched_getaffinity")  # not everywhere
+    cores = len(os.sched_getaffinity(0)) if has_mask else os.cpu_count() or 1
     # On the CPU the network itself wants the cores, and one reader outpaces it.
     return min(16, cores) if device.type == "cuda" else max(1, min(2, cores - 1))
+
+
+def _device_transforms(
+    settings: Settings, device: torch.device, train_set: Any, val_set: Any
+) -> bool:
+    """Whether the device does the last pass over the images: if so told, or a GPU that can."""
+    wish = settings.device_transforms
+    if wish is False or (wish is None and device.type != "cuda"):
+        return False
+    fits = all(data.suits_device(dataset.transform) for dataset in (train_set, val_set))
+    if wish and not fits:
+        raise SettingsError(
+            "device_transforms: the device can mirror, subtract a mean, shift colours and scale; "
+            f"these images need more (got recipe={settings.recipe or 'of the data'}, "
+            f"preprocess={settings.preprocess})"
+        )
+    return fits
 
 
 def _statistics(
@@ -299,7 +325,19 @@ def _names(settings: Settings) -> dict[str, str]:
 
 
 def _is_used(path: Path) -> bool:
-    return path.exists() and (not path.is_dir() or any(path.iterdir()))
+    """Whether a new run would find something there.
+
+    What a start leaves that was killed before its first save is nothing: it is taken away.
+    """
+    if not path.is_dir():
+        return path.exists()
+    remove_leftovers(path)
+    names = {entry.name for entry in path.iterdir()}
+    if names and names <= {CONFIG, STATISTICS} and STATISTICS in names:
+        for name in (CONFIG, STATISTICS):  # run.json first: without it the folder is no run
+            (path / name).unlink(missing_ok=True)
+        return False
+    return bool(names)
 
 
 def _used_message(path: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +35,8 @@ class Stepper:
         device: torch.device,
         world: World,
     ):
-        self.model = self.network = model
+        self.model = model
+        self.network: Any = model
         self.optimizer, self.settings, self.device, self.world = optimizer, settings, device, world
         self.layout = torch.channels_last if settings.channels_last else torch.contiguous_format
         self.amp_dtype = getattr(torch, settings.amp_dtype) if settings.amp else None
@@ -81,7 +83,8 @@ class Stepper:
         # A loss that is no number must not reach the weights: with them its cause is found.
         bad = self.world.any(~loss.isfinite())
         self._first_bad = torch.where(bad & (self._first_bad < 0), step, self._first_bad)
-        self.optimizer.found_inf = (self._first_bad >= 0).float()
+        # What torch's fused optimizers look for: where it is 1 they leave the weights alone.
+        setattr(self.optimizer, "found_inf", (self._first_bad >= 0).float())  # noqa: B010
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if settings.max_filter_rms is not None:

@@ -75,10 +75,10 @@ def open_images(path: str | os.PathLike | None, transform: Callable | None) -> A
     Raises:
         fastconv.data.DatasetError: no such folder, no classes, no images.
     """
-    has_splits = path is None or os.path.isfile(os.path.join(path, data.MANIFEST))
-    if not has_splits:
-        has_splits = os.path.isdir(os.path.join(path, "train"))
-    if not has_splits:
+    has_splits = path is None or any(
+        os.path.exists(os.path.join(path, name)) for name in (data.MANIFEST, "train")
+    )
+    if path is not None and not has_splits:
         return AllImages([data.ImageFolder(path, transform, strict=True)])
     first = data.open_dataset(path, "train", transform=transform, strict=True)
     second = data.open_dataset(path, "val", transform=transform, strict=True, classes=first.classes)
@@ -192,7 +192,9 @@ def pixels(images: AllImages, size: int = 32) -> np.ndarray:
     """
     rows = []
     for index in range(len(images)):
-        image = images[index][0][None]
+        sample = images[index]
+        assert sample is not None  # strict images raise
+        image = sample[0][None]
         if max(image.shape[2:]) > size:
             image = nn.functional.interpolate(image, (size, size), mode="bilinear", antialias=True)
         rows.append(image.flatten().numpy())

@@ -84,13 +84,13 @@ def fine_tune(
     return model.eval(), _accuracy(model, test, batch_size, workers)
 
 
-def _with_new_top(model: nn.Module, num_classes: int) -> tuple[nn.Module, nn.Linear]:
+def _with_new_top(model: nn.Module, num_classes: int) -> tuple[Any, nn.Linear]:
     names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     if not names:
         raise ValueError("fine_tune: model must have a linear layer at its top (got none)")
     model = copy.deepcopy(model)
     parent, _, name = names[-1].rpartition(".")
-    old = model.get_submodule(names[-1])
+    old: Any = model.get_submodule(names[-1])
     top = nn.Linear(old.in_features, num_classes, device=old.weight.device, dtype=old.weight.dtype)
     nn.init.normal_(top.weight, std=0.01)
     nn.init.zeros_(top.bias)

@@ -33,7 +33,7 @@ class Score(NamedTuple):
 
 
 def draw_splits(
-    targets: Sequence[int],
+    targets: Sequence[int] | np.ndarray,
     per_class: int,
     splits: int,
     *,
@@ -75,7 +75,7 @@ def draw_splits(
 
 def linear_accuracy(
     features: np.ndarray,
-    targets: Sequence[int],
+    targets: Sequence[int] | np.ndarray,
     *,
     per_class: int,
     splits: int = 5,
@@ -110,8 +110,8 @@ def linear_accuracy(
     products = _inner_products(features) if features.shape[1] > len(features) else None
     chosen: dict[str, float] = {}
     scores = []
-    options = {"test_per_class": test_per_class, "seed": seed}
-    for split, (train, test) in enumerate(draw_splits(targets, per_class, splits, **options)):
+    drawn = draw_splits(targets, per_class, splits, test_per_class=test_per_class, seed=seed)
+    for split, (train, test) in enumerate(drawn):
         seen, unseen = (
             _coordinates(features, train, test)
             if products is None

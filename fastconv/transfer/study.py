@@ -222,8 +222,8 @@ def table(rows: list[dict[str, Any]]) -> str:
     for features, layer in dict.fromkeys(key[:2] for key in means):
         cells = []
         for column in columns:
-            mean, deviation = means.get((features, layer, *column), (None, None))
-            text = "" if mean is None else f"{100 * mean:.1f} ± {100 * deviation:.1f}"
+            found = means.get((features, layer, *column))
+            text = f"{100 * found[0]:.1f} ± {100 * found[1]:.1f}" if found else ""
             cells.append(text.removesuffix(" ± 0.0") if column[0] == "network" else text)
         label = f"{features}, layer {layer}" if layer else features
         lines.append(f"| {label} | " + " | ".join(cells) + " |")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -71,7 +72,8 @@ def model_card(model: nn.Module, input_size: tuple[int, int, int] | None = None)
     Args:
         input_size: (C, H, W); default: the model's own.
     """
-    size = tuple(input_size or model.input_size)
+    network: Any = model
+    size = tuple(input_size or network.input_size)
     outputs: dict[str, tuple[tuple[int, ...], bool]] = {}
 
     def listen(name: str):

@@ -172,13 +172,14 @@ class Deconvnet:
     @contextlib.contextmanager
     def _rules(self) -> Iterator[None]:
         """Hooks that leave each layer's output as it is and replace its way back."""
-        hooks, fused = [], []
+        hooks: list[Any] = []
+        fused: list[Any] = []
         try:
             for module in self.model.modules():
                 if rule := self._rule_of(module):
                     if getattr(module, "activation", None) == "relu":
                         fused.append(module)
-                        module.activation = "none"  # the rule rectifies in its place
+                        fused[-1].activation = "none"  # the rule rectifies in its place
                     hooks.append(module.register_forward_hook(rule))
             yield
         finally:

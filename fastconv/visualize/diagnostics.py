@@ -67,7 +67,7 @@ class LayerActivity:
         live = self.responses[:, self.responses.std(0) > 1e-12].astype(np.float64)
         if live.shape[1] < 2 or len(live) < 2:
             return np.zeros(0)
-        table = np.corrcoef(live.T)
+        table = np.atleast_2d(np.corrcoef(live.T))
         return table[np.triu_indices(len(table), 1)]
 
 
@@ -185,8 +185,8 @@ def parameter_scales(
         p = p.detach()
         gradient = torch.zeros_like(p) if gradient is None else gradient
         step = gradient + (weight_decay * p if p.dim() > 1 else 0)
-        sizes = (float(x.double().norm()) for x in (p, gradient))
-        rows.append(ParameterScale(name, p.numel(), *sizes, lr * float(step.double().norm())))
+        weight, slope, move = (float(x.double().norm()) for x in (p, gradient, step))
+        rows.append(ParameterScale(name, p.numel(), weight, slope, lr * move))
     return rows
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from fastconv import _figures
 from fastconv._layers import CONVOLUTIONS
-from fastconv.ops._arguments import pair
+from fastconv.ops._arguments import as_pair, pair
 from fastconv.visualize.pictures import enlarge, grid, signed_picture
 
 _SPECTRUM = 64  # points of the spectrum along an axis; filters are padded with zeros to it
@@ -101,7 +101,7 @@ def first_layer(model: nn.Module) -> tuple[str, nn.Module]:
 
 def first_layer_filters(model: nn.Module) -> Tensor:
     """The first convolution's weights (filters, C, kh, kw); of a tiled one those of all tiles."""
-    weight = first_layer(model)[1].weight.detach()
+    weight = first_layer(model)[1].get_parameter("weight").detach()
     return weight.flatten(0, 2) if weight.dim() == 6 else weight
 
 
@@ -129,7 +129,7 @@ def filter_measures(model: nn.Module, *, threshold: float = 0.1) -> FilterMeasur
     """
     name, module = first_layer(model)
     weight = first_layer_filters(model).double().cpu().numpy()
-    stride = tuple(pair("filters", "stride", module.stride))
+    stride = as_pair(pair("filters", "stride", getattr(module, "stride", 1)))
     rms = np.sqrt((weight**2).mean((1, 2, 3)))
     size = max(_SPECTRUM, *weight.shape[2:])
     power = (np.abs(np.fft.fft2(weight, (size, size))) ** 2).sum(1)

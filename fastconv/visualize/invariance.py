@@ -123,7 +123,7 @@ def invariance(
     images = images.to(device_of(model))
     targets = torch.as_tensor(list(targets), device=images.device)[:, None]
     original = features(model, images, [*layers, OUTPUT])
-    distances = {layer: [] for layer in layers}
+    distances: dict[str, list[Tensor]] = {layer: [] for layer in layers}
     probability = []
     for done, value in enumerate(values, 1):
         outputs = features(model, change(images, kind, float(value), fill), [*layers, OUTPUT])

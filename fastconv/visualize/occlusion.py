@@ -47,7 +47,7 @@ class Occlusion:
     whole_activation: float
     whole_best: int
 
-    def per_pixel(self, image_size: tuple[int, int]) -> np.ndarray:
+    def per_pixel(self, image_size: Sequence[int]) -> np.ndarray:
         """By how much the probability drops, averaged over the squares that cover a pixel.
 
         Returns (H, W); 0 where no square came.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,7 +45,7 @@ def filters_page(report: Report) -> None:
     measures = [_one_runs_filters(report, page, run, str(i)) for i, run in enumerate(runs)]
     page.heading("Measures")
     header = ["measure", *(title_of(run) for run in runs)]
-    rows = [
+    rows: list[tuple[str, list[Any]]] = [
         ("filters", [len(m.rms) for m in measures]),
         ("size, pixels", [f"{m.kernel_size[0]}x{m.kernel_size[1]}" for m in measures]),
         ("stride, pixels", [f"{m.stride[0]}x{m.stride[1]}" for m in measures]),
@@ -148,7 +149,8 @@ def maps_page(report: Report) -> None:
         path = report.picture(maps_picture(maps), "maps", f"{number:02}-{layer}.png")
         text = f"{silent} maps are silent." if silent else ""
         page.picture(path, report.folder, f"Outputs of {layer} for the image, {what}", text)
-    report.arrays("maps", "maps.npz", **{k.replace(".", "_"): v for k, v in found.items()})
+    arrays = {k.replace(".", "_"): np.asarray(v) for k, v in found.items()}
+    report.arrays("maps", "maps.npz", **arrays)
     report.write(page, "maps")
 
 

@@ -224,7 +224,8 @@ class Report:
     def arrays(self, *names: str, **arrays: np.ndarray) -> None:
         """Save arrays as NPZ."""
         with atomic_path(self.place(*names)) as temporary, open(temporary, "wb") as f:
-            np.savez_compressed(f, **arrays)
+            named: dict[str, Any] = arrays
+            np.savez_compressed(f, **named)
 
     def table(self, header: Sequence[str], rows: Iterable[Sequence[object]], *names: str) -> None:
         """Save rows as CSV."""

@@ -185,8 +185,9 @@ def patches(
     if pixels is None:
         low, high = images.amin((1, 2, 3), True), images.amax((1, 2, 3), True)
         pixels = (images - low) / (high - low).clamp_min(1e-12)
-    field = receptive_field(deconvnet.model, layer, tuple(images.shape[1:]))
-    size = tuple(images.shape[2:])
+    channels, height, width = images.shape[1:]
+    field = receptive_field(deconvnet.model, layer, (channels, height, width))
+    size = (height, width)
     windows = [field.window(int(y), int(x), size) for y, x in positions]
     shown = zip(projected, pixels.cpu(), windows, strict=True)
     cut = [(p[:, rows, cols].numpy(), q[:, rows, cols].numpy()) for p, q, (rows, cols) in shown]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from typing import Any
 
 import numpy as np
 import torch
@@ -207,7 +208,9 @@ def evolution_page(report: Report) -> None:
         "means that another image has become the strongest. Lower layers settle within few "
         "epochs, upper ones need many: a reason to let training go on.",
     )
-    common = dict(limit=options.limit, batch_size=options.batch_size, workers=options.workers)
+    common: dict[str, Any] = dict(
+        limit=options.limit, batch_size=options.batch_size, workers=options.workers
+    )
     tops = top_activations(
         report.model,
         report.dataset,

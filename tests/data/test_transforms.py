@@ -10,7 +10,9 @@ import torch
 from PIL import Image
 
 import fastconv
+from fastconv.data import recipe
 from fastconv.data import transforms as T
+from fastconv.data._picture import Parts, Picture
 
 MEAN = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(1))
 VALUES = torch.tensor([0.2, 0.05, 0.01])
@@ -21,6 +23,16 @@ STATISTICS = {
     "pca_values": VALUES,
     "pca_vectors": VECTORS,
     "zca_matrix": torch.rand(192, 192, generator=torch.Generator().manual_seed(3)),
+}
+STATISTICS_OF = {
+    3: {**STATISTICS, "std": torch.tensor([0.3])},
+    1: {
+        "mean_image": MEAN[:1],
+        "mean_color": MEAN[:1].mean((1, 2)),
+        "pca_values": VALUES[:1],
+        "pca_vectors": torch.ones(1, 1),
+        "std": torch.tensor([0.3]),
+    },
 }
 
 
@@ -272,6 +284,38 @@ def test_local_contrast_is_the_ops():
     for across in (True, False):
         expected = fastconv.local_contrast_norm(x[None], 5, across_maps=across)[0]
         torch.testing.assert_close(T.LocalContrast(5, across)(x), expected)
+
+
+RECIPES = {
+    f"{channels} channels, {'training' if train else 'evaluation'}, {options}": recipe(
+        "classic", (channels, 28, 28), STATISTICS_OF[channels], train, **options
+    )
+    for channels in (1, 3)
+    for train in (False, True)
+    for options in (
+        {"mean": "image"},
+        {"mean": "color", "units": "pixels"},
+        {"crops": "ten", "pca_noise": 0.0},
+    )
+}
+
+
+@pytest.mark.parametrize("kind", ["Pillow", "array", "mirrored array"])
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_classic_recipe_is_one_pass_and_numpys_bits(make_picture, name, kind, monkeypatch):
+    transform, one_pass, passes = RECIPES[name], Parts.prepare, []
+    monkeypatch.setattr(Parts, "prepare", lambda parts: passes.append(1) or one_pass(parts))
+    for seed in range(10):
+        image = make_picture(32, 41, seed)
+        if kind != "Pillow":
+            image = np.asarray(image)
+        if kind == "mirrored array":
+            image = image[:, ::-1]
+        got = transform(image, generator(seed))
+        assert len(passes) == seed + 1
+        with monkeypatch.context() as patch:
+            patch.setattr(Picture, "parts", lambda picture: None)
+            assert torch.equal(got, transform(image, generator(seed)))
 
 
 @pytest.mark.parametrize("name", PIPELINES)

@@ -4,12 +4,15 @@ tests/simt runs the same kernels on every machine. What only a GPU can show is h
 own arithmetic, streams, graphs, autograd and torch.compile on CUDA tensors.
 """
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from op_testing import DTYPES, FORMATS, assert_within_policy, awkward, sample, standard_proofs
+from PIL import Image
 
 import fastconv
+from fastconv import data
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
@@ -217,6 +220,53 @@ def test_same_bits_every_time(op):
 def test_empty_batch(op):
     x, *rest = (t.cuda() for t in tensors_of(op, torch.float32))
     assert op(x[:0], *rest).shape[0] == 0
+
+
+@pytest.mark.parametrize("memory_format", FORMATS, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_prepare_images_gives_the_cpus_bits(dtype, memory_format):
+    g = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (5, 3, 40, 46), generator=g, dtype=torch.uint8)
+    mean = torch.rand(3, 40, 46, generator=g)
+    for size in ((32, 32), (31, 37)):
+        rooms = (40 - size[0] + 1, 46 - size[1] + 1)
+        offsets = torch.stack([torch.randint(room, (5,), generator=g) for room in rooms], 1)
+        shifts = torch.randn(5, 3, generator=g)
+
+        def run(device, size=size, given=(images, offsets, shifts, mean)):
+            x, at, shift, minus = (t.to(device) for t in given)
+            flips = torch.arange(5, device=device) % 2 == 0
+            more = {"offsets": at, "flips": flips, "shifts": shift, "mean": minus}
+            layout = {"dtype": dtype, "memory_format": memory_format}
+            return fastconv.prepare_images(x, size, unit=[0.3, 0.7, 1.1], **more, **layout).cpu()
+
+        assert torch.equal(run("cuda"), run("cpu"))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_finished_on_the_gpu_are_those_of_the_workers(tmp_path, workers):
+    """Through pinned memory and without waiting, as in training."""
+    generator = np.random.default_rng(0)
+    for number in range(12):
+        path = tmp_path / "train" / "ant" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(generator.integers(0, 256, (32, 40, 3), dtype=np.uint8)).save(path)
+    dataset = data.ImageFolder(tmp_path / "train")
+    measured = data.compute_statistics(dataset, 32)
+    dataset.transform = data.recipe("classic", (3, 28, 28), measured, True)
+    loaders = [
+        data.build_loader(
+            dataset,
+            data.EpochSampler(12, seed=1),
+            4,
+            workers=workers,
+            device="cuda",
+            device_transforms=on_device,
+        )
+        for on_device in (True, False)
+    ]
+    for (images, *_), (expected, *_) in zip(*loaders, strict=True):
+        assert images.device.type == "cuda" and torch.equal(images.cpu(), expected)
 
 
 def test_more_than_2_to_the_31_elements():

@@ -80,3 +80,33 @@ def test_cpu_capability_can_be_lowered(capability):
         text=True,
     )
     assert result.stdout.strip() == capability
+
+
+_OFFLINE = """
+import sys
+
+def refuse(event, arguments):
+    if event in ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "urllib.Request"):
+        raise SystemExit(f"network: {event} {arguments}")
+
+sys.addaudithook(refuse)
+from fastconv import cli
+for command in (
+    ["info"],
+    ["train", "--epochs", "1", "--output", sys.argv[1] + "/run"],
+    ["eval", sys.argv[1] + "/run"],
+    ["visualize", sys.argv[1] + "/run", "--pages", "filters"],
+    ["export", sys.argv[1] + "/run", "--format", "safetensors"],
+):
+    assert cli.main(command) == 0, command
+"""
+
+
+def test_nothing_reaches_for_the_network(tmp_path):
+    result = subprocess.run(
+        [sys.executable, "-c", _OFFLINE, str(tmp_path)],
+        cwd=PACKAGE.parent,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from fastconv import training
+from fastconv.data.device import DeviceLoader
 from fastconv.nn import DropConnectLinear, TiledConv2d
 from fastconv.training import engine, optimizer
 from fastconv.training.checkpoint import load_state
@@ -193,3 +194,36 @@ def test_strict_stops_at_an_unreadable_image(tmp_path, picture_folder):
             batch_size=4,
             strict=True,
         ).fit()
+
+
+@pytest.mark.parametrize("amp", [False, True])
+def test_images_finished_on_the_device_train_to_the_same_bits(tmp_path, picture_folder, amp):
+    """Also where the run is resumed the other way in the middle of an epoch."""
+    options = {"model": "alexnet", "data": str(picture_folder), "image_size": 64, "batch_size": 3}
+    options |= {"epochs": 2, "workers": 0, "amp": amp, "device": "cpu"}
+    plain, other = (
+        start(tmp_path / f"run{on_device}", device_transforms=on_device, **options)
+        for on_device in (False, True)
+    )
+    assert isinstance(other.train_loader, DeviceLoader)
+    assert not isinstance(plain.train_loader, DeviceLoader)
+    assert plain.fit()
+    other.sampler.set_epoch(0)
+    images, targets, skipped = next(iter(other.train_loader))
+    assert images.dtype == (torch.bfloat16 if amp else torch.float32)
+    other._train_step(images, targets, skipped, len(images))
+    other.save()
+    overrides = {"device_transforms": False}
+    resumed = training.resume(tmp_path / "runTrue", overrides, progress=Silent())
+    assert not isinstance(resumed.train_loader, DeviceLoader) and resumed.step == 1
+    assert resumed.fit()
+    for a, b in zip(plain.model.parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert plain.history[-1]["val_loss"] == resumed.history[-1]["val_loss"]
+
+
+def test_the_device_refuses_pipelines_that_it_cannot_finish(tmp_path, picture_folder):
+    options = {"model": "alexnet", "data": str(picture_folder), "image_size": 64, "workers": 0}
+    with pytest.raises(training.SettingsError, match=r"device_transforms: .*preprocess=contrast"):
+        start(tmp_path / "run", preprocess="contrast", device_transforms=True, **options)
+    assert not (tmp_path / "run").exists()
