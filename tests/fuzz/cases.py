@@ -221,7 +221,7 @@ def local_response_norm(draw):
 def local_contrast_norm(draw):
     args = {"input": draw(_maps(["normal", "ties", "zeros", "positive"]))}
     args["kernel_size"] = draw(st.sampled_from([1, 3, 5, 7, 9, 21, 2**20 + 1, 2**63 - 1]))
-    if max(args["input"]["tensor"][-2:]) > 300:
+    if max(args["input"]["tensor"][-2:]) > 18:  # the reference is a convolution
         args["kernel_size"] = draw(st.sampled_from([1, 3, 9]))
     args["sigma"] = draw(st.sampled_from([None, 0.5, 3, 1e-3, 1e20]))
     args["across_maps"] = draw(st.booleans())

@@ -266,12 +266,12 @@ def _response_norm(args, t):
 def _contrast_norm(args, t):
     x = four(t["input"])
     kernel, sigma = args["kernel_size"], args["sigma"]
-    sigma = kernel / 4 if sigma is None else sigma
+    sigma = kernel / 4 if sigma is None else float(sigma)
     kernel = min(kernel, 2 * max(x.shape[2:]) + 1)
     if x.numel() * kernel * kernel > 400 * _MOST:
         return None
     ref = page("local_contrast_norm").local_contrast_norm_ref
-    rest = args["across_maps"], args["divisor"] == "mean", args["eps"]
+    rest = args["across_maps"], args["divisor"] == "mean", float(args["eps"])
     return Expected(lambda x: _like(ref(four(x), kernel, sigma, *rest), x), ["input"])
 
 
