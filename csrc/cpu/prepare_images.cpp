@@ -45,7 +45,7 @@ static Tensor prepare_images(const Tensor& images, std::optional<Tensor> offsets
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fastconv, CPU, m) {
-  m.impl("prepare_images", TORCH_BOX(&prepare_images));
+  FASTCONV_IMPL(m, prepare_images);
 }
 
 }  // namespace fastconv
