@@ -59,7 +59,7 @@ def _ours_is_faster_on_cpus(input, weight, bias, stride, padding, dilation, grou
     library multiplies at nearly the processor's peak, so ours is ahead where it has to multiply
     less, or where the library's own copying of images with few channels holds it up.
     """
-    if max(stride) > 64:  # oneDNN's gradients in bfloat16 take time by the stride: minutes, hours
+    if max(stride) > 64:  # oneDNN's gradients in bfloat16 take time by the stride, even hours
         return True
     if input.dtype != torch.float32 or list(dilation) != [1, 1] or input.shape[0] < 4:
         return False

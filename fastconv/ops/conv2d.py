@@ -116,7 +116,12 @@ def _library(input, weight, bias, stride, padding, dilation, groups, relu):
     if top != bottom or left != right:
         input = F.pad(input, (left, right, top, bottom))
         top = left = 0
-    output = F.conv2d(input, weight, bias, stride, (top, left), dilation, groups)
+    try:
+        output = F.conv2d(input, weight, bias, stride, (top, left), dilation, groups)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        raise RuntimeError(f"{_OP}: algorithm='library': {error}") from error
     return output.relu() if relu else output
 
 

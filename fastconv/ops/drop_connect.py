@@ -62,7 +62,8 @@ def drop_connect(
         What is kept is not scaled by ``1 / (1 - p)``, as in the paper. A dropped weight counts as
         0. The masks depend on the seed and the logical index alone, not on the number of threads
         or the instruction set. The kernels sum in float32 (float64 for float64) and round once. All
-        derivatives exist, second ones too, and do not depend on the number of threads.
+        derivatives exist, second ones too. With ``mask="sample"`` no bit depends on the number of
+        threads; the products of ``mask="batch"``, ``p=0`` and ``training=False`` are torch's.
 
     Raises:
         RuntimeError, ValueError, TypeError: naming the argument, the rule and the value.

@@ -54,8 +54,9 @@ def local_contrast_norm(
 
     Returns:
         The normalised maps, in the input's shape, dtype and memory format; computed in float32
-        (float64 for float64). A NaN reaches what shares a window with it, and with
-        ``divisor="mean"`` its whole image. Where the deviation is 0 its gradient counts as 0.
+        (float64 for float64), whose range the squares must not leave: that is all of float16, and
+        up to about 1e18 in float32 and bfloat16. A NaN reaches what shares a window with it, and
+        with ``divisor="mean"`` its whole image. Where the deviation is 0 its gradient counts as 0.
 
     Raises:
         RuntimeError, ValueError, TypeError: naming the argument, the rule and the value.

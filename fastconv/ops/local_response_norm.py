@@ -47,7 +47,9 @@ def local_response_norm(
 
     Returns:
         The normalised responses in the input's shape, dtype and memory format. Sums and powers are
-        computed in float32 (float64 for float64). Autocast leaves the dtype as it is.
+        computed in float32 (float64 for float64), whose range the squares must not leave: that is
+        all of float16, and up to about 1e18 in float32 and bfloat16. Autocast leaves the dtype as
+        it is.
 
     Raises:
         RuntimeError, ValueError, TypeError: naming the argument, the rule and the value.

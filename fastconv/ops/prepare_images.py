@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from fastconv.ops._arguments import check_tensor, number, pair
+
 _OP = "prepare_images"
 
 
@@ -55,12 +57,19 @@ def prepare_images(
     Raises:
         RuntimeError, ValueError, TypeError: naming the argument, the rule and the value.
     """
+    tensors = {"images": images, "offsets": offsets, "flips": flips, "shifts": shifts}
+    for name, tensor in {**tensors, "mean": mean, "mean_offsets": mean_offsets}.items():
+        if tensor is not None or name == "images":
+            check_tensor(_OP, name, tensor)
     if images.dim() != 4:
         raise ValueError(
             f"{_OP}: images must have 4 dimensions (N, C, H, W) (got {tuple(images.shape)})"
         )
-    size = images.shape[2:] if size is None else size
-    size = [size, size] if isinstance(size, int) else list(size)
+    size = pair(_OP, "size", list(images.shape[2:]) if size is None else size)
+    units = list(unit) if isinstance(unit, tuple | list) else [unit]
+    units = [number(_OP, "unit", value) for value in units]
+    if not isinstance(dtype, torch.dtype):
+        raise TypeError(f"{_OP}: dtype must be a torch.dtype (got dtype={dtype!r})")
     if memory_format not in (torch.channels_last, torch.contiguous_format):
         raise ValueError(
             f"{_OP}: memory_format must be torch.channels_last or torch.contiguous_format "
@@ -73,7 +82,7 @@ def prepare_images(
         shifts,
         mean,
         _whole("mean_offsets", mean_offsets),
-        [float(unit)] if isinstance(unit, int | float) else [float(u) for u in unit],
+        units,
         size,
         dtype,
         memory_format == torch.channels_last,

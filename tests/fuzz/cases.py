@@ -163,6 +163,8 @@ def conv2d(draw, dilated=True):
     args |= {"dilation": [down[4], across[4]], "groups": groups}
     args["activation"] = draw(st.sampled_from(["none", "relu"]))
     args["algorithm"] = draw(st.sampled_from(["auto", "fastconv", "fastconv", "fastconv"]))
+    if dtype in ("float16", "bfloat16") or input["fill"] == "not_finite":
+        args["algorithm"] = "fastconv"  # the library rounds more, and its NaN reach further
     sides = zip((down, across), args["input"]["tensor"][-2:], strict=True)
     if any(a[4] * (a[0] - 1) + 1 > s + a[2] + a[3] for a, s in sides):
         args["weight"]["tensor"][2:], args["dilation"] = [1, 1], [1, 1]

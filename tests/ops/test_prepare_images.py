@@ -223,7 +223,7 @@ def test_wrong_inputs():
                 prepare_images,
                 (x, (4, 5, 6)),
                 {},
-                "prepare_images: size must be (height, width) (got 3 numbers)",
+                "prepare_images: size must be an int or a pair of ints (got size=(4, 5, 6))",
             ),
             (
                 prepare_images,
