@@ -59,6 +59,9 @@ if [ "$name" != no-gpu ] && command -v compute-sanitizer >/dev/null; then
   step racecheck 60 compute-sanitizer --tool racecheck --error-exitcode 9 "$python" "${few[@]}"
 fi
 step report 150 "$python" bench/report.py "${device[@]}" --output "$out"
+times=()
+[ "$name" = no-gpu ] || times=(--report "$out/report.json")
+step kernels 20 "$python" bench/kernels.py build --batch 128 512 "${times[@]}" --output "$out/kernels.md"
 # The rest of the suite last: it is the same on every machine.
 step tests 240 "$python" -m pytest tests --ignore=tests/simt --ignore=tests/packaging -p no:cacheprovider "${workers[@]}"
 

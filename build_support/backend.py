@@ -5,6 +5,7 @@ different and several gigabytes large torch. So torch is asked for only where th
 has none; where it has one, its folder is appended to the isolated environment's path.
 """
 
+import shutil
 import sys
 import sysconfig
 from pathlib import Path
@@ -31,10 +32,21 @@ def _with_torch_on_path(hook):
     return run
 
 
+def _without_old_files(hook):
+    def run(*args, **kwargs):
+        # setuptools leaves what it packs there, and packs what it finds there: files, too, that
+        # the source tree has no more. The compiled objects stand elsewhere and are kept.
+        for folder in Path("build").glob("lib*"):
+            shutil.rmtree(folder)
+        return hook(*args, **kwargs)
+
+    return run
+
+
 def get_requires_for_build_wheel(config_settings=None):
     return [] if _installed_torch() else ["torch>=2.10"]
 
 
 get_requires_for_build_editable = get_requires_for_build_wheel
-build_wheel = _with_torch_on_path(build_meta.build_wheel)
+build_wheel = _with_torch_on_path(_without_old_files(build_meta.build_wheel))
 build_editable = _with_torch_on_path(build_meta.build_editable)

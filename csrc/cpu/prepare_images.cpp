@@ -44,8 +44,6 @@ static Tensor prepare_images(const Tensor& images, std::optional<Tensor> offsets
   return output;
 }
 
-STABLE_TORCH_LIBRARY_IMPL(fastconv, CPU, m) {
-  FASTCONV_IMPL(m, prepare_images);
-}
+STABLE_TORCH_LIBRARY_IMPL(fastconv, CPU, m) { FASTCONV_IMPL(m, prepare_images); }
 
 }  // namespace fastconv

@@ -14,9 +14,9 @@
 // channels_last: a row of threads makes whole pixels of 1 to 4 channels at a time, so that a
 // thread's elements keep their channels from step to step, and shift and unit stay in registers.
 //
-// Divisions are most of the arithmetic. nvcc's take a reciprocal and a check of the operands each: by
-// estimate 30 of the 50 issue slots of an element, where an H100 reads and writes 3 bytes in 26. The
-// divisors are the same for all elements, so the reciprocals come with the arguments, and
+// Divisions are most of the arithmetic. nvcc's take a reciprocal and a check of the operands each:
+// by estimate 30 of the 50 issue slots of an element, where an H100 reads and writes 3 bytes in 26.
+// The divisors are the same for all elements, so the reciprocals come with the arguments, and
 // multiply-adds give the same bits in 10.
 //
 // Bytes moved, an element: 1 of the image, 4 or 2 of the result. A mean image's 4 come from the L2

@@ -82,7 +82,7 @@ class Settings:
         "data",
         "bool",
         None,
-        "the device, not the workers, mirrors, subtracts the mean and scales, from bytes; on GPUs",
+        "the device, not the workers, mirrors, subtracts the mean and scales; on GPUs it does",
     )
 
     model: str | None = _setting("model", "str", None, "model to train; alexnet, or digits_convnet")

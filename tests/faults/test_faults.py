@@ -18,9 +18,9 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", campaign.TASKS)
+@pytest.mark.parametrize("name", ["train", "pack"])
 def test_kills_at_random_moments(name, tmp_path):
-    """The campaign's short form; the long one is in docs/reliability.md."""
+    """The campaign's short form; the long one, of all commands, is in docs/reliability.md."""
     assert campaign.disturb(name, kills=2, seed=1, root=tmp_path)["went back"] == 0
 
 

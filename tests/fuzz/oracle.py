@@ -29,7 +29,8 @@ def failure_of(case):
     outputs = result if isinstance(result, tuple) else (result,)
     if any(t.device.type == "meta" for t in tensors.values()):
         return None
-    if any(t.numel() > 10**7 for t in tensors.values()):
+    # The references take memory by the elements and time by every size, also where another is 0.
+    if any(t.numel() > 10**7 or max(t.shape, default=0) > 10**5 for t in tensors.values()):
         return None
     torch.manual_seed(case["seed"])
     values = {name: t.detach().contiguous() for name, t in tensors.items()}

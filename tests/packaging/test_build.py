@@ -120,18 +120,6 @@ def test_kernels_share_no_code_across_instruction_sets(wheel_build):
         assert not outside, f"{path.name}: {outside}"
 
 
-def test_only_stable_torch_symbols_are_used():
-    import fastconv
-
-    libraries = [fastconv.info()["cpu_library"], *Path(fastconv.__file__).parent.glob("_cuda.so")]
-    for library in libraries:
-        out = subprocess.run(["nm", "-D", "-u", str(library)], capture_output=True, text=True)
-        names = [line.split()[-1].partition("@")[0] for line in out.stdout.splitlines()]
-        assert any(n.startswith(("aoti_torch_", "torch_")) for n in names)
-        unstable = [n for n in names if re.match(r"_ZNK?(2at|3c10|5torch|6caffe2)", n)]
-        assert not unstable, f"{library}: {unstable}"
-
-
 def test_cuda_wish_is_checked(build, monkeypatch):
     monkeypatch.setenv("FASTCONV_CUDA", "yes")
     with pytest.raises(SystemExit, match="FASTCONV_CUDA must be 0, 1 or auto"):
