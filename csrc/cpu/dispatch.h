@@ -10,6 +10,7 @@
 #endif
 
 #include "core/window.h"
+#include "cpu/fork.h"
 #include "cpu/isa.h"
 #include "glue/dispatch.h"
 #include "glue/random.h"
@@ -69,6 +70,7 @@ void for_parts_of(int64_t count, int64_t /*grain*/, const F& body) {
 #else
 template <class F>
 void for_parts_of(int64_t count, int64_t grain, const F& body) {
+  if (forked_from_threads()) return body(0, count);
   torch::stable::parallel_for(0, count, grain, body);
 }
 #endif
