@@ -24,6 +24,7 @@ OTHERS = {
     "torchrun": {"--nproc-per-node", "--nnodes", "--rdzv-endpoint"},
     "docker": {"--shm-size"},
     "bench": {"--compiled"},
+    "the tests' own tools": {"--op", "--cases", "--calls"},
 }
 
 

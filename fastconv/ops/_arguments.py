@@ -16,6 +16,7 @@ IntOrPair = int | Sequence[int]
 
 
 _FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+_FLOAT32_MAX = torch.finfo(torch.float32).max
 _INT32_MAX = 2**31 - 1
 
 
@@ -66,11 +67,11 @@ def check_int(op: str, name: str, value: Any, least: int = 1) -> None:
 
 
 def number(op: str, name: str, value: Any) -> float:
-    """An int or float as a float; infinities and NaN pass."""
+    """An int or float that is finite in float32, in which the kernels compute, as a float."""
     if not _is_int(value) and not isinstance(value, float | torch.SymFloat):
         raise TypeError(f"{op}: {name} must be a number (got {name}={value!r})")
-    if isinstance(value, int) and abs(value) > 2**1023:
-        raise ValueError(f"{op}: {name} must fit into a float64 (got {name}={value})")
+    if isinstance(value, int | float) and not abs(value) <= _FLOAT32_MAX:
+        raise ValueError(f"{op}: {name} must be finite in float32 (got {name}={value})")
     return float(value) if isinstance(value, int) else value
 
 

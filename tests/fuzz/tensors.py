@@ -93,7 +93,7 @@ def _laid_out(t, layout):
         return t.flatten().as_strided(t.shape, [1] * t.dim()) if sum(t.shape) <= t.numel() else t
     if layout == "negated" and t.is_floating_point() and t.dtype in (torch.float32, torch.float64):
         return torch.complex(torch.zeros_like(t), -t).conj().imag
-    if layout == "flipped_copy" and t.dim() > 0:
+    if layout == "flipped_copy" and t.dim() > 0 and t.dtype != torch.float8_e4m3fn:
         return t.flip(-1).transpose(0, -1).contiguous().transpose(0, -1)
     return t
 

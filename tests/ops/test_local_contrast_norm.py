@@ -326,9 +326,9 @@ def test_wrong_inputs():
             (call, (x, -1), {}, "kernel_size must be odd and positive (got kernel_size=-1)"),
             (call, (x, (3, 3)), {}, "kernel_size must be an int (got kernel_size=(3, 3))"),
             (call, (x, 3, 0.0), {}, "sigma must be positive and finite (got sigma=0.0)"),
-            (call, (x, 3, float("nan")), {}, "sigma must be positive and finite (got sigma=nan)"),
+            (call, (x, 3, float("nan")), {}, "sigma must be finite in float32 (got sigma=nan)"),
             (call, (x,), {"eps": 0.0}, "eps must be positive and finite (got eps=0.0)"),
-            (call, (x,), {"eps": float("inf")}, "eps must be positive and finite (got eps=inf)"),
+            (call, (x,), {"eps": float("inf")}, "eps must be finite in float32 (got eps=inf)"),
             (
                 call,
                 (x,),
