@@ -57,8 +57,13 @@ if [ "$name" != no-gpu ] && command -v compute-sanitizer >/dev/null; then
   few=(-m pytest tests/ops/test_cuda.py -p no:cacheprovider -k "equals_cpu and float16 and channels_last")
   step memcheck 60 compute-sanitizer --tool memcheck --error-exitcode 9 "$python" "${few[@]}"
   step racecheck 60 compute-sanitizer --tool racecheck --error-exitcode 9 "$python" "${few[@]}"
+  step initcheck 60 compute-sanitizer --tool initcheck --error-exitcode 9 "$python" "${few[@]}"
 fi
 step report 150 "$python" bench/report.py "${device[@]}" --output "$out"
+if [ "$name" != no-gpu ]; then
+  step models 150 "$python" bench/models.py --device cuda --dtype bfloat16 --batch 128 512 \
+    --inference 16 512 --compiled --rounds 20 --output "$out"
+fi
 times=()
 [ "$name" = no-gpu ] || times=(--report "$out/report.json")
 step kernels 20 "$python" bench/kernels.py build --batch 128 512 "${times[@]}" --output "$out/kernels.md"

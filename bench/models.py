@@ -1,15 +1,18 @@
 """Whole models: a training step and inference, fastconv's layers beside torch's.
 
     python bench/models.py [--model alexnet zfnet] [--batch 32] [--compiled] [--output FOLDER]
+    python bench/models.py --device cuda --dtype bfloat16 --batch 128 512 --compiled
 
 All implementations start from the same weights and take turns, round by round, in one process.
-Peak memory is that of a process of its own for each.
+Peak memory is that of a process of its own for each; on a GPU, what torch's allocator gave out.
+There the training step also runs as a CUDA graph, ours and torch's.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import dataclasses
 import json
 import statistics
 import subprocess
@@ -44,48 +47,89 @@ def torchs(model: nn.Module) -> nn.Module:
     return model
 
 
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What is measured, and where."""
+
+    model: str
+    batch: int
+    device: str
+    dtype: torch.dtype
+
+    def precision(self):
+        """Autocast, where the dtype is not float32."""
+        return torch.autocast(self.device, self.dtype, enabled=self.dtype != torch.float32)
+
+
 OURS = "fastconv channels_last"
 
 
-def implementations(compiled: bool) -> list[str]:
+def implementations(compiled: bool, graphs: bool) -> list[str]:
     """Names, ours first."""
     kinds = ["torch", "compiled"] if compiled else ["torch"]
-    return [OURS, *(f"{kind} {layout}" for kind in kinds for layout in FORMATS)]
+    names = [OURS, *(f"{kind} {layout}" for kind in kinds for layout in FORMATS)]
+    return [*names, f"{OURS} graph", "torch channels_last graph"] if graphs else names
 
 
-def build(implementation: str, name: str, batch: int) -> tuple[nn.Module, torch.Tensor]:
+def build(implementation: str, setting: Setting) -> tuple[nn.Module, torch.Tensor]:
     """The model, the same for every implementation, and images."""
-    kind, layout = implementation.split()
+    kind, layout = implementation.split()[:2]
     torch.manual_seed(0)
-    model = fastconv.create_model(name, init="he")
-    images = torch.randn(batch, *model.input_size).contiguous(memory_format=FORMATS[layout])
+    model = fastconv.create_model(setting.model, init="he")
+    images = torch.randn(setting.batch, *model.input_size)
+    images = images.to(setting.device).contiguous(memory_format=FORMATS[layout])
     model = fastconv.fuse(model) if kind == "fastconv" else torchs(model)
-    model = model.to(memory_format=FORMATS[layout])
-    return torch.compile(model) if kind == "compiled" else model, images
+    model = model.to(setting.device, memory_format=FORMATS[layout])
+    if kind == "compiled":
+        mode = "max-autotune" if setting.device == "cuda" else "default"
+        return torch.compile(model, mode=mode), images
+    return model, images
 
 
-def training_step(model: nn.Module, images: torch.Tensor):
+def training_step(implementation: str, setting: Setting):
     """Forward, loss, backward and fused SGD, as a function without arguments."""
-    labels = torch.arange(len(images)) % 1000
+    model, images = build(implementation, setting)
+    labels = torch.arange(len(images), device=setting.device) % 1000
     optimizer = torch.optim.SGD(
         model.parameters(), lr=1e-3, momentum=0.9, weight_decay=5e-4, fused=True
     )
 
     def step():
         optimizer.zero_grad(set_to_none=True)
-        loss = F.cross_entropy(model(images), labels)
+        with setting.precision():
+            loss = F.cross_entropy(model(images), labels)
         loss.backward()
         optimizer.step()
         return loss.detach()
 
-    return step
+    return as_graph(step) if implementation.endswith("graph") else step
 
 
-def inference(model: nn.Module, images: torch.Tensor):
+def as_graph(step):
+    """The same step, captured once and replayed."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):  # warm up, as torch's documentation asks
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        loss = step()
+
+    def replay():
+        graph.replay()
+        return loss
+
+    return replay
+
+
+def inference(implementation: str, setting: Setting):
+    model, images = build(implementation, setting)
     model.eval()
 
     def run():
-        with torch.inference_mode():
+        with torch.inference_mode(), setting.precision():
             return model(images)
 
     return run
@@ -94,66 +138,96 @@ def inference(model: nn.Module, images: torch.Tensor):
 WORK = {"training step": training_step, "inference": inference}
 
 
-def rows(name: str, batch: int, work: str, compiled: bool, rounds: int):
+def rows(setting: Setting, work: str, compiled: bool, rounds: int):
     """Median seconds by implementation, and the ratio to the best peer within each round."""
-    functions = {key: WORK[work](*build(key, name, batch)) for key in implementations(compiled)}
+    gpu = setting.device == "cuda"
+    names = implementations(compiled, graphs=gpu and work == "training step")
+    functions = {name: WORK[work](name, setting) for name in names}
     if work == "inference":  # dropout makes training losses differ
         first, *others = [function() for function in functions.values()]
+        rough = 1e-3 if setting.dtype == torch.float32 else 2e-2
         for other in others:
-            torch.testing.assert_close(first, other, rtol=1e-3, atol=1e-3 * other.abs().max())
+            torch.testing.assert_close(first, other, rtol=rough, atol=rough * other.abs().max())
     for function in functions.values():
         function()
     times = {key: [] for key in functions}
     for _ in range(rounds):
         for key, function in functions.items():
+            if gpu:
+                torch.cuda.synchronize()
             start = time.perf_counter()
             function()
+            if gpu:
+                torch.cuda.synchronize()
             times[key].append(time.perf_counter() - start)
     medians = {key: statistics.median(values) for key, values in times.items()}
     ours, *peers = medians
-    result = {"model": name, "batch": batch, "work": work, "images/s": {}, "ratio": {}}
+    result = {"model": setting.model, "batch": setting.batch, "work": work}
+    result |= {"images/s": {}, "ratio": {}}
     for key, seconds in medians.items():
-        result["images/s"][key] = round(batch / seconds, 1)
+        result["images/s"][key] = round(setting.batch / seconds, 1)
     for key in peers:
         ratios = [b / a for a, b in zip(times[ours], times[key], strict=True)]
         result["ratio"][key] = round(statistics.median(ratios), 2)
     return result
 
 
-def peak_megabytes(name: str, batch: int, implementation: str) -> int:
-    """Of a process that takes three training steps (Linux)."""
-    command = [sys.executable, __file__, "--model", name, "--batch", str(batch)]
+def peak_megabytes(setting: Setting, implementation: str) -> int:
+    """Of a process that takes three training steps (on a CPU: Linux)."""
+    command = [sys.executable, __file__, "--model", setting.model, "--batch", str(setting.batch)]
+    command += ["--device", setting.device, "--dtype", str(setting.dtype).removeprefix("torch.")]
     command += ["--peak", implementation]
     return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def print_peak(setting: Setting, implementation: str) -> None:
+    step = training_step(implementation, setting)
+    for _ in range(3):
+        step()
+    if setting.device == "cuda":
+        print(torch.cuda.max_memory_allocated() >> 20)
+    else:
+        status = Path("/proc/self/status").read_text()
+        print(int(status.split("VmHWM:")[1].split()[0]) // 1024)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", nargs="+", default=["alexnet", "zfnet"])
-    parser.add_argument("--batch", type=int, default=32, help="of training (default: 32)")
+    parser.add_argument("--batch", nargs="+", type=int, default=[32], help="of training: 32")
+    parser.add_argument("--inference", nargs="*", type=int, default=[1, 16], help="batches: 1 16")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--compiled", action="store_true", help="torch.compile's peers too")
     parser.add_argument("--rounds", type=int, default=5, help="default: 5")
     parser.add_argument("--peak", help=argparse.SUPPRESS)
     parser.add_argument("--output", type=Path, help="folder for models.json")
     args = parser.parse_args()
+    torch.backends.cudnn.benchmark = True
+
+    def setting(name: str, batch: int) -> Setting:
+        return Setting(name, batch, args.device, getattr(torch, args.dtype))
+
     if args.peak:
-        step = training_step(*build(args.peak, args.model[0], args.batch))
-        for _ in range(3):
-            step()
-        status = Path("/proc/self/status").read_text()
-        print(int(status.split("VmHWM:")[1].split()[0]) // 1024)
+        print_peak(setting(args.model[0], args.batch[0]), args.peak)
         return
+    works = [("training step", batch) for batch in args.batch]
+    works += [("inference", batch) for batch in args.inference]
     found = []
     for name in args.model:
-        for work, batch in (("training step", args.batch), ("inference", 1), ("inference", 16)):
-            row = rows(name, batch, work, args.compiled, args.rounds)
+        for work, batch in works:
+            row = rows(setting(name, batch), work, args.compiled, args.rounds)
             if work == "training step":
-                row["peak MB"] = {key: peak_megabytes(name, batch, key) for key in row["images/s"]}
+                row["peak MB"] = {
+                    key: peak_megabytes(setting(name, batch), key) for key in row["images/s"]
+                }
             found.append(row)
             print(json.dumps(row), flush=True)
     if args.output:
         args.output.mkdir(parents=True, exist_ok=True)
         facts = {"torch": torch.__version__, "threads": torch.get_num_threads()}
+        if args.device == "cuda":
+            facts["device"] = torch.cuda.get_device_name()
         text = json.dumps({"facts": facts, "rows": found}, indent=1)
         (args.output / "models.json").write_text(text + "\n")
 

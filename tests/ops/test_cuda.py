@@ -311,3 +311,38 @@ def test_training_a_small_net_on_the_gpu():
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.5 * losses[0]
+
+
+@pytest.mark.parametrize("name", ["alexnet", "zfnet"])
+def test_a_training_step_as_a_graph(name):
+    """Convolution's measured choice, the optimizer and all ops are captured and replayed."""
+
+    def steps(graphed):
+        torch.manual_seed(0)
+        model = fastconv.create_model(name, num_classes=10, init="he").cuda().eval()  # no dropout
+        images = torch.randn(4, *model.input_size, device="cuda")
+        labels = torch.arange(4, device="cuda")
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, fused=True)
+
+        def step():
+            optimizer.zero_grad(set_to_none=True)
+            torch.nn.functional.cross_entropy(model(images), labels).backward()
+            optimizer.step()
+
+        stream = torch.cuda.Stream()
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                step()
+        torch.cuda.synchronize()
+        if graphed:
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                step()
+            step = graph.replay
+        for _ in range(3):
+            step()
+        torch.cuda.synchronize()
+        return [p.detach() for p in model.parameters()]
+
+    for graphed, plain in zip(steps(True), steps(False), strict=True):
+        torch.testing.assert_close(graphed, plain, rtol=1e-3, atol=1e-5)
