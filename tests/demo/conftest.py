@@ -42,22 +42,26 @@ def encode():
 
 @pytest.fixture(scope="session")
 def demo_process(digits_path, tmp_path_factory):
-    """Starts `fastconv demo` as a process of its own on a free port; gives its address."""
-    started = []
+    """Starts `fastconv demo` as a process of its own on a free port; gives its address.
+
+    ``demo_process.at[address]`` is the process.
+    """
 
     def start(*flags):
         folder = tmp_path_factory.mktemp("store")
         command = [sys.executable, "-m", "fastconv", "demo", str(digits_path), "--port", "0"]
         command += ["--folder", str(folder), "--threads", "1", *flags]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        started.append(process)
         line = process.stdout.readline()
         found = re.search(r"http://\S+", line)
+        address = found[0].rstrip("/") if found else line
+        start.at[address] = process
         assert found, line
-        return found[0].rstrip("/")
+        return address
 
+    start.at = {}
     yield start
-    for process in started:
+    for process in start.at.values():
         process.terminate()
         process.wait(20)
         process.stdout.close()

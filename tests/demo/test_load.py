@@ -3,6 +3,7 @@ is another's, and each is answered as it would have been alone."""
 
 import asyncio
 import io
+import sys
 
 import pytest
 
@@ -65,6 +66,29 @@ def test_beyond_the_queue_some_come_back(demo_process, encode):
             return await asyncio.gather(*(persist(client) for _ in range(8)))
 
     assert sum(asyncio.run(visits())) > 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory_does_not_grow(demo_process, encode):
+    """Over 1,000 requests that keep nothing; each picture is 1.4 MB when decoded."""
+    address = demo_process()
+    process = demo_process.at[address]
+    picture = encode(1, "JPEG", size=(800, 600))
+
+    def resident():  # KiB
+        with open(f"/proc/{process.pid}/status") as status:
+            return next(int(line.split()[1]) for line in status if line.startswith("VmRSS"))
+
+    def ask(times):
+        for _ in range(times):
+            answer = client.post("/api/classify", files={"image": ("a.jpg", picture)})
+            assert answer.status_code == 200, answer.text
+        return resident()
+
+    with httpx.Client(base_url=address, timeout=120) as client:
+        before = ask(100)
+        grown = ask(REQUESTS) - before
+    assert grown < 8 << 10, f"{grown} KiB more after {REQUESTS} requests"
 
 
 def _crop(contents):
