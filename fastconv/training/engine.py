@@ -36,6 +36,9 @@ from fastconv.training.schedules import build_schedule
 from fastconv.training.settings import Settings, parse_interval
 from fastconv.training.step import Stepper
 
+# What next() of a loader raises where its worker ended while it handed a batch over.
+_TORN = (ConnectionResetError, ConnectionRefusedError, EOFError)
+
 
 def step_seed(*parts: int) -> int:
     """A 64-bit seed for a step: neighbouring steps get unrelated ones (splitmix64).
@@ -165,7 +168,7 @@ class Trainer:
     def _next(self, batches: Any) -> Any:
         try:
             return next(batches)
-        except RuntimeError:
+        except (RuntimeError, *_TORN):
             # Ctrl-C reaches the loader's workers too, and one that it ended looks like a failure.
             if self.stop:
                 return None
@@ -179,8 +182,8 @@ class Trainer:
         """
         try:
             yield
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
+        except (RuntimeError, *_TORN) as error:
+            if not isinstance(error, _TORN) and "DataLoader worker" not in str(error):
                 raise
             raise ProcessLost(
                 "a process that reads images was ended from outside, perhaps because memory was "

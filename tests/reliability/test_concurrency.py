@@ -8,22 +8,13 @@ import threading
 
 import pytest
 import torch
-from reliability.everything import calls
-from torch.utils.data import DataLoader, Dataset
+from reliability.workers import NAMES, Pooled, results, with_two_threads
+from torch.utils.data import DataLoader
 
 import fastconv
 
 ROUNDS = int(os.environ.get("FASTCONV_ROUNDS", 20))  # the long run: 1000
 WAIT = 300 + ROUNDS  # seconds
-
-# Their results are the same bits whatever runs beside them.
-NAMES = ["conv2d", "conv2d, strided", "conv2d, dilated", "tiled_conv2d", "max_pool2d",
-         "max_unpool2d", "avg_pool2d", "stochastic_pool2d, mean", "maxout", "local_response_norm",
-         "local_contrast_norm"]  # fmt: skip
-
-
-def results(name):
-    return calls()[name]()
 
 
 def test_many_threads_while_the_number_of_threads_changes():
@@ -58,20 +49,6 @@ def test_many_threads_while_the_number_of_threads_changes():
     assert not wrong
 
 
-class Pooled(Dataset):
-    """Runs ops in the worker, as a transform might."""
-
-    def __len__(self):
-        return 8
-
-    def __getitem__(self, index):
-        return torch.stack([results(name)[0].double().sum() for name in NAMES])
-
-
-def _with_two_threads(_worker):
-    torch.set_num_threads(2)
-
-
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 @pytest.mark.parametrize("threads_in_worker", [1, 2])
 def test_workers_after_ops_ran_here(method, threads_in_worker):
@@ -81,7 +58,7 @@ def test_workers_after_ops_ran_here(method, threads_in_worker):
         expected = Pooled()[0]
         loader = DataLoader(
             Pooled(), batch_size=2, num_workers=2, multiprocessing_context=method, timeout=WAIT,
-            worker_init_fn=_with_two_threads if threads_in_worker == 2 else None,
+            worker_init_fn=with_two_threads if threads_in_worker == 2 else None,
         )  # fmt: skip
         rounds = max(1, ROUNDS // 20) if method == "fork" else 1
         for _ in range(rounds):
