@@ -14,6 +14,8 @@ import pytest
 import torch
 from PIL import Image
 
+from fastconv.cli import main
+
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
 
 
@@ -74,6 +76,16 @@ def test_a_worker_that_is_killed(data, tmp_path):
     assert "Traceback" not in said and "what is kept in" in said
     state = torch.load(run / "state.pt", weights_only=True)
     assert state["epoch"] * 40 + state["step"] >= 2
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError, ConnectionRefusedError, EOFError])
+def test_a_worker_that_is_killed_in_mid_batch(data, tmp_path, error, monkeypatch, capsys):
+    def torn(self):
+        raise error
+
+    monkeypatch.setattr("torch.utils.data.dataloader._BaseDataLoaderIter.__next__", torn)
+    assert main(train(data, tmp_path / "run", "--epochs", "1", "--workers", "0")) == 1
+    assert "a process that reads images was ended from outside" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("workers", ["0", "1"])
