@@ -76,6 +76,7 @@ def _status_of(error: Exception) -> int | None:
     import torch
 
     from fastconv._files import WriteError
+    from fastconv.data.loading import LOST_WORKER, is_lost_worker
     from fastconv.training import ProcessLost, TrainingDiverged
 
     if isinstance(error, torch.OutOfMemoryError):
@@ -83,6 +84,9 @@ def _status_of(error: Exception) -> int | None:
             "out of GPU memory; a smaller --batch-size helps, or --grad-accum-steps 2, which "
             f"computes the same batch in two parts ({error})",
         )
+        return 1
+    if is_lost_worker(error):
+        error.args = (LOST_WORKER,)
         return 1
     if isinstance(error, TrainingDiverged | ProcessLost | WriteError):
         return 1

@@ -11,6 +11,7 @@ import operator
 import signal
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
@@ -133,6 +134,32 @@ def collate(
     return images, targets, skipped
 
 
+class _Loader(DataLoader):
+    """Tells of a lost worker as torch does, also where it ended while it handed a batch over."""
+
+    def __iter__(self) -> Any:  # an iterator of batches
+        batches = super().__iter__()
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except (ConnectionResetError, ConnectionRefusedError, EOFError) as error:
+                raise RuntimeError("DataLoader worker (pid unknown) is lost") from error
+            yield batch
+
+
+def is_lost_worker(error: Exception) -> bool:
+    """Whether this is what torch raises, wherever the main thread is, when a worker was ended."""
+    return isinstance(error, RuntimeError) and "DataLoader worker (pid" in str(error)
+
+
+LOST_WORKER = (
+    "a process that reads images was ended from outside, perhaps because memory was short; fewer "
+    "--workers need less"
+)
+
+
 def build_loader(
     dataset,
     sampler: Sampler | None,
@@ -171,7 +198,7 @@ def build_loader(
     batches = BatchSampler(sampler or SequentialSampler(dataset), batch_size, drop_last)
 
     def build(dataset) -> DataLoader:
-        return DataLoader(
+        return _Loader(
             dataset,
             batch_sampler=BatchParts(batches, rank, processes),
             num_workers=workers,

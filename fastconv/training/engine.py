@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from fastconv._files import WriteError
+from fastconv.data.loading import LOST_WORKER, is_lost_worker
 from fastconv.run import Run, RunError, brief, load_tensors
 from fastconv.training import checkpoint, diagnosis, history
 from fastconv.training.devices import pick_device
@@ -35,9 +36,6 @@ from fastconv.training.record import Record
 from fastconv.training.schedules import build_schedule
 from fastconv.training.settings import Settings, parse_interval
 from fastconv.training.step import Stepper
-
-# What next() of a loader raises where its worker ended while it handed a batch over.
-_TORN = (ConnectionResetError, ConnectionRefusedError, EOFError)
 
 
 def step_seed(*parts: int) -> int:
@@ -168,7 +166,7 @@ class Trainer:
     def _next(self, batches: Any) -> Any:
         try:
             return next(batches)
-        except (RuntimeError, *_TORN):
+        except RuntimeError:
             # Ctrl-C reaches the loader's workers too, and one that it ended looks like a failure.
             if self.stop:
                 return None
@@ -182,13 +180,10 @@ class Trainer:
         """
         try:
             yield
-        except (RuntimeError, *_TORN) as error:
-            if not isinstance(error, _TORN) and "DataLoader worker" not in str(error):
+        except RuntimeError as error:
+            if not is_lost_worker(error):
                 raise
-            raise ProcessLost(
-                "a process that reads images was ended from outside, perhaps because memory was "
-                f"short; fewer --workers need less\n  {self._kept()}"
-            ) from error
+            raise ProcessLost(f"{LOST_WORKER}\n  {self._kept()}") from error
 
     def _agree(self, batch: Any) -> int | None:
         """All processes' images of the coming step; None where one of them stops.

@@ -79,12 +79,17 @@ def test_a_worker_that_is_killed(data, tmp_path):
 
 
 @pytest.mark.parametrize("error", [ConnectionResetError, ConnectionRefusedError, EOFError])
-def test_a_worker_that_is_killed_in_mid_batch(data, tmp_path, error, monkeypatch, capsys):
+@pytest.mark.parametrize("command", ["train", "eval"])
+def test_a_worker_that_is_killed_in_mid_batch(command, error, data, tmp_path, monkeypatch, capsys):
+    run = tmp_path / "run"
+    if command == "eval":
+        assert main(train(data, run, "--epochs", "1")) == 0
+
     def torn(self):
         raise error
 
     monkeypatch.setattr("torch.utils.data.dataloader._BaseDataLoaderIter.__next__", torn)
-    assert main(train(data, tmp_path / "run", "--epochs", "1", "--workers", "0")) == 1
+    assert main(train(data, run) if command == "train" else ["eval", str(run)]) == 1
     assert "a process that reads images was ended from outside" in capsys.readouterr().err
 
 
