@@ -78,7 +78,8 @@ def max_pool2d(
     Returns:
         The pooled maps (N, C, Ho, Wo) in the input's dtype and memory format; with
         ``return_indices`` a pair of them and the indices. The first of equal maxima wins, and a
-        NaN beats every number. The gradient goes to the recorded element.
+        NaN beats every number. The gradient goes to the recorded element. A window without any
+        element, as dilation can leave one in the padding of small maps, gives -inf.
 
     Raises:
         RuntimeError, ValueError, TypeError: naming the argument, the rule and the value.
@@ -142,7 +143,7 @@ def max_pool2d_ref(
             columns = slice(pw * sw, pw * sw + dw * (kw - 1) + 1, dw)
             window = padded[:, :, rows, columns].flatten(2)
             inside = real[rows, columns].flatten()
-            value = window[:, :, inside].amax(-1)
+            value = window.amax(-1)
             nan = window.isnan()
             position = torch.arange(kh * kw)
             first = ((window == value[..., None]) & inside).long().argmax(-1)

@@ -14,6 +14,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from fastconv.ops._arguments import window_output_size
+
 _MOST = 1_000_000  # elements of a padded image
 
 
@@ -75,29 +77,39 @@ def _taken(x, switches, args, dilation):
 
 
 def _max_pool(args, t):
-    x = four(t["input"])
+    x = four(t["input"]).double()
     kernel, stride, padding = window(args)
     dilation = pair(args.get("dilation", 1))
-    if max(k * d + s for k, d, s in zip(kernel, dilation, stride, strict=True)) > 5000:
-        # The reference pads; torch's own does not.
-        _, indices = torch.nn.functional.max_pool2d(
-            x.double(), kernel, stride, padding, dilation, args["ceil_mode"], return_indices=True
-        )
-        ho, wo = indices.shape[2:]
-        row = indices // x.shape[3] - (torch.arange(ho)[:, None] * stride[0] - padding[0])
-        column = indices % x.shape[3] - (torch.arange(wo) * stride[1] - padding[1])
-        switches = row // dilation[0] * kernel[1] + column // dilation[1]
-        switches = switches.to(torch.uint8)
-    else:
-        ref = page("max_pool2d").max_pool2d_ref
-        _, switches = ref(x.double(), kernel, stride, padding, dilation, args["ceil_mode"])
-    switches = _like(switches, t["input"])
+    sizes = [
+        window_output_size(n, k, s, p, d, args["ceil_mode"])
+        for n, k, s, p, d in zip(x.shape[2:], kernel, stride, padding, dilation, strict=True)
+    ]
+    # Where each tap of each window stands, (windows, taps), on either axis.
+    rows, columns = (
+        (torch.arange(o) * s - p)[:, None] + torch.arange(k) * d
+        for o, s, p, k, d in zip(sizes, stride, padding, kernel, dilation, strict=True)
+    )
+    in_rows, in_columns = (rows >= 0) & (rows < x.shape[2]), (columns >= 0) & (columns < x.shape[3])
+    taps = x[:, :, rows.clamp(0, x.shape[2] - 1)][..., columns.clamp(0, x.shape[3] - 1)]
+    inside = in_rows[:, :, None, None] & in_columns  # (Ho, kh, Wo, kw), as taps behind (N, C)
+    taps = torch.where(inside, taps, -torch.inf).transpose(-3, -2).flatten(-2)
+    inside = inside.transpose(-3, -2).flatten(-2)
+    first = ((taps == taps.amax(-1, keepdim=True)) & inside).long().argmax(-1)
+    last_nan = torch.where(taps.isnan(), torch.arange(taps.shape[-1]), -1).amax(-1)
+    # Dilation can leave a window without elements: it names the first tap that is not before them.
+    before = (rows >= 0).long().argmax(-1)[:, None] * kernel[1] + (columns >= 0).long().argmax(-1)
+    switches = torch.where(last_nan >= 0, last_nan, torch.where(inside.any(-1), first, before))
+    switches = _like(switches.to(torch.uint8), t["input"])
     second = switches if args.get("return_indices", True) else None
     if args.get("return_indices"):
         to_indices = page("max_pool2d").switches_to_indices
         second = to_indices(switches, x.shape[3], kernel, stride, padding, dilation)
+    any_inside = inside.any(-1)
     return Expected(
-        lambda x: _taken(x, switches, args, dilation), ["input"], exact=True, switches=second
+        lambda x: torch.where(any_inside, _taken(x, switches, args, dilation), -torch.inf),
+        ["input"],
+        exact=True,
+        switches=second,
     )
 
 

@@ -43,7 +43,7 @@ def build(d):
     if d["fill"] == "switches":
         values = values.clamp(0, 255)
     tensor = values.to(dtype)
-    if d["layout"] == "sparse":
+    if d["layout"] == "sparse" and dtype != torch.float8_e4m3fn:
         return tensor.to_sparse()
     return _laid_out(tensor, d["layout"])
 
