@@ -207,10 +207,10 @@ void drop_connect_mask(uint8_t* mask, int64_t first_input, const DropConnect& p,
       keep.draw(n);
       const int64_t from = max_of(is.first, first_input);
       for (int o = 0; o < os.count; ++o) {
-        uint8_t* row = mask + (n * p.outputs + os.first + o) * p.inputs - first_input;
+        uint8_t* row = mask + (n * p.outputs + os.first + o) * p.inputs;
         for (int64_t i = from; i < is.first + is.count; ++i) {
           const int column = int(i - is.first);
-          row[i] = *keep.word(o, column / kWordBits) >> column % kWordBits & 1;
+          row[i - first_input] = *keep.word(o, column / kWordBits) >> column % kWordBits & 1;
         }
       }
     }
