@@ -19,8 +19,9 @@
 // A function that is called, for what is rare. (The host's headers use the name __noinline__.)
 #define FASTCONV_NOINLINE __noinline__
 
-// The shared memory that the launch asked for, whatever its size.
-#define FASTCONV_DYNAMIC_SHARED(name) extern __shared__ __align__(128) unsigned char name[]
+// The shared memory that the launch asked for, whatever its size. Warpgroup products (ptx.cuh) take
+// their matrices' layout from the addresses, in which it repeats every 1024 bytes.
+#define FASTCONV_DYNAMIC_SHARED(name) extern __shared__ __align__(1024) unsigned char name[]
 
 namespace fastconv {
 
