@@ -153,11 +153,15 @@ __global__ void __launch_bounds__(Tile::kThreads, 2)
   Filters filters(p, column0, group);
   typename Tile::Sums sums = {};
   multiply_tile(Tile{}, sums, rows, filters, memory, 0, p.depth());
-  for_results(Tile{}, sums, [&](int row, int column, float first, float second) {
-    row += row0;
+  const auto pixel = [&](int row) -> scalar_t* {
+    if (row0 + row >= p.rows()) return nullptr;
+    const PixelIndex at = pixel_at(row0 + row, p.h, p.w);
+    const ImageSteps& s = p.result_steps;
+    return p.result + at.n * s.n + (at.y * s.h + at.x * s.w);
+  };
+  for_results(Tile{}, sums, pixel, [&](scalar_t* result, int column, float first, float second) {
     column += column0;
-    if (row >= p.rows() || column >= p.outputs) return;
-    const PixelIndex at = pixel_at(row, p.h, p.w);
+    if (column >= p.outputs) return;
     const int channel = group * p.outputs + column;
     if (p.bias) {
       first += to_acc(p.bias[channel]);
@@ -170,8 +174,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 2)
     Pack<scalar_t, 2> pair;
     from_acc(first, pair.lane[0]);
     from_acc(second, pair.lane[1]);
-    const ImageSteps& s = p.result_steps;
-    store_pack(p.result + at.n * s.n + (at.y * s.h + at.x * s.w + channel), pair);
+    store_pack(result + channel, pair);
   });
 }
 
@@ -243,12 +246,14 @@ __global__ void __launch_bounds__(Tile::kThreads, 2)
   const int begin = min_of(split * length, p.depth()), end = min_of(begin + length, p.depth());
   typename Tile::Sums sums = {};
   multiply_tile(Tile{}, sums, rows, columns, memory, begin, end);
-  for_results(Tile{}, sums, [&](int row, int column, float first, float second) {
-    row += row0;
+  const auto output = [&](int row) -> float* {
+    return row0 + row < p.outputs ? p.sums(split, group, row0 + row) : nullptr;
+  };
+  for_results(Tile{}, sums, output, [&](float* to, int column, float first, float second) {
     column += column0;
-    if (row >= p.outputs || column >= p.columns()) return;
+    if (column >= p.columns()) return;
     const Pack<float, 2> pair{{first, second}};
-    store_pack(p.sums(split, group, row) + column, pair);
+    store_pack(to + column, pair);
   });
 }
 

@@ -190,11 +190,12 @@ __device__ __forceinline__ void multiply_tile(MmaTile<scalar_t, kColumns>,
   ptx::cp_async_wait<0>();
 }
 
-// body(row, column, value, value of the next column) for the pairs of results of this thread.
-template <typename scalar_t, int kColumns, class F>
+// body(place, column, value, value of the next column) for the pairs of results of this thread,
+// with the place that place_of(row) gave; where that is null, the row is left out.
+template <typename scalar_t, int kColumns, class Place, class F>
 __device__ __forceinline__ void for_results(MmaTile<scalar_t, kColumns>,
                                             const typename MmaTile<scalar_t, kColumns>::Sums& sums,
-                                            const F& body) {
+                                            const Place& place_of, const F& body) {
   using Tile = MmaTile<scalar_t, kColumns>;
   const int lane = int(threadIdx.x) % kWarpSize, warp = int(threadIdx.x) / kWarpSize;
   const int first_row = warp / Tile::kWarpsAcross * Tile::kWarpRows + lane / 4;
@@ -203,10 +204,11 @@ __device__ __forceinline__ void for_results(MmaTile<scalar_t, kColumns>,
   for (int i = 0; i < Tile::kFragmentsDown; ++i) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
+      const auto place = place_of(first_row + 16 * i + 8 * half);
+      if (!place) continue;
 #pragma unroll
       for (int j = 0; j < Tile::kFragmentsAcross; ++j) {
-        body(first_row + 16 * i + 8 * half, first_column + 8 * j, sums[i][j][2 * half],
-             sums[i][j][2 * half + 1]);
+        body(place, first_column + 8 * j, sums[i][j][2 * half], sums[i][j][2 * half + 1]);
       }
     }
   }

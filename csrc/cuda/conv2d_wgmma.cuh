@@ -71,8 +71,9 @@ struct Warpgroup<bfloat16> {
 
 // Where products find a matrix in the manual's 128-byte swizzle: the chunk's number, bits 4-6 of an
 // address, is XORed with the row's, bits 7-9, so that the pattern repeats every 1024 bytes.
-//   along    8 lines are 1024 bytes; the next 8 lie `stride` bytes further; `leading` is not used.
-//            A product takes 32 bytes of each row, and may begin at any multiple of 32
+//   along    8 lines are 1024 bytes; the next 8 lie `stride` bytes further. A product takes 32
+//   bytes
+//            of each and begins at any multiple of 32. `leading` is not used: 16, says the manual
 //   across   8 terms of 64 lines are 1024 bytes; the next 8 terms lie `stride` further, the next 64
 //            lines `leading`
 __device__ __forceinline__ uint64_t wgmma_matrix(const unsigned char* shared, int leading,
@@ -90,7 +91,8 @@ __device__ __forceinline__ uint64_t step_matrix(const unsigned char* operand, in
     return wgmma_matrix(operand + line / 64 * Tile::kPanelBytes + step * Tile::kStepTerms * 128,
                         Tile::kPanelBytes, Tile::kPatternBytes);
   } else {
-    return wgmma_matrix(operand + line * 128 + step * Tile::kStepTerms * 2, Tile::kPatternBytes,
+    constexpr int kNotUsed = 16;
+    return wgmma_matrix(operand + line * 128 + step * Tile::kStepTerms * 2, kNotUsed,
                         Tile::kPatternBytes);
   }
 }
@@ -135,17 +137,18 @@ __device__ __forceinline__ void multiply_tile(WgmmaTile<scalar_t, kColumns>,
   ptx::cp_async_wait<0>();
 }
 
-template <typename scalar_t, int kColumns, class F>
+template <typename scalar_t, int kColumns, class Place, class F>
 __device__ __forceinline__ void for_results(
     WgmmaTile<scalar_t, kColumns>, const typename WgmmaTile<scalar_t, kColumns>::Sums& sums,
-    const F& body) {
+    const Place& place_of, const F& body) {
   const int lane = int(threadIdx.x) % kWarpSize, warp = int(threadIdx.x) / kWarpSize;
-  const int first_row = 16 * warp + lane / 4, first_column = lane % 4 * 2;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
+    const auto place = place_of(16 * warp + lane / 4 + 8 * half);
+    if (!place) continue;
 #pragma unroll
     for (int j = 0; j < kColumns / 8; ++j) {
-      body(first_row + 8 * half, first_column + 8 * j, sums[j][2 * half], sums[j][2 * half + 1]);
+      body(place, lane % 4 * 2 + 8 * j, sums[j][2 * half], sums[j][2 * half + 1]);
     }
   }
 }
