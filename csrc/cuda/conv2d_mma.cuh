@@ -142,7 +142,7 @@ template <class Tile, class Filters, class Products>
 __global__ void __launch_bounds__(Tile::kThreads, 2)
     conv2d_image_mma_kernel(Products products, int column_tiles) {
   using scalar_t = typename Tile::scalar_t;
-  FASTCONV_DYNAMIC_SHARED(memory);
+  FASTCONV_DYNAMIC_SHARED_ALIGNED(1024, memory);  // for WgmmaTile's pattern
   // Neighbouring blocks share their rows: pixels are the larger operand.
   const int row0 = int(blockIdx.x) / column_tiles * Tile::kRows;
   const int column0 = int(blockIdx.x) % column_tiles * Tile::kColumns;
@@ -235,7 +235,7 @@ struct PixelColumns : Chunks<Tile, Tile::kColumns, true> {
 template <class Tile, class Products>
 __global__ void __launch_bounds__(Tile::kThreads, 2)
     conv2d_weight_mma_kernel(Products products, int column_tiles) {
-  FASTCONV_DYNAMIC_SHARED(memory);
+  FASTCONV_DYNAMIC_SHARED_ALIGNED(1024, memory);  // for WgmmaTile's pattern
   const int row0 = int(blockIdx.x) / column_tiles * Tile::kRows;
   const int column0 = int(blockIdx.x) % column_tiles * Tile::kColumns;
   const int group = int(blockIdx.y), split = products.split(int(blockIdx.z));

@@ -19,9 +19,11 @@
 // A function that is called, for what is rare. (The host's headers use the name __noinline__.)
 #define FASTCONV_NOINLINE __noinline__
 
-// The shared memory that the launch asked for, whatever its size. Warpgroup products (ptx.cuh) take
-// their matrices' layout from the addresses, in which it repeats every 1024 bytes.
-#define FASTCONV_DYNAMIC_SHARED(name) extern __shared__ __align__(1024) unsigned char name[]
+// The shared memory that the launch asked for, whatever its size.
+#define FASTCONV_DYNAMIC_SHARED(name) FASTCONV_DYNAMIC_SHARED_ALIGNED(128, name)
+#define FASTCONV_DYNAMIC_SHARED_ALIGNED(bytes, name) \
+  extern __shared__ __align__(bytes)                 \
+  unsigned char name[]
 
 namespace fastconv {
 

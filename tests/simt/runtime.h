@@ -58,7 +58,7 @@ enum class Order { kForward, kReverse, kShuffled };
 constexpr unsigned kWarp = 32, kWarpgroup = 128, kWholeWarp = 0xffffffffu;
 constexpr size_t kStackBytes = 128 << 10, kOperandBytes = 64;
 constexpr size_t kMostShared = 227 << 10;  // of one block on sm_90
-constexpr size_t kSharedPattern = 1024;    // what FASTCONV_DYNAMIC_SHARED is aligned to
+constexpr size_t kSharedPattern = 1024;    // dynamic shared memory is aligned to it
 
 struct Copy {  // a cp.async under way
   void* to;
@@ -371,6 +371,9 @@ inline cudaError_t run(dim3 grid, dim3 block, size_t shared_bytes, std::function
   type* name = ::simt::shared<type>(count, __FILE__, __LINE__)
 #define FASTCONV_DYNAMIC_SHARED(name) \
   unsigned char* name = reinterpret_cast<unsigned char*>(::simt::machine.dynamic_shared.get())
+#define FASTCONV_DYNAMIC_SHARED_ALIGNED(bytes, name)                                 \
+  static_assert((bytes) <= ::simt::kSharedPattern, "more than the stand-in aligns"); \
+  FASTCONV_DYNAMIC_SHARED(name)
 
 #define FASTCONV_SITE const char *file = __builtin_FILE(), int line = __builtin_LINE()
 

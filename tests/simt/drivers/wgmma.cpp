@@ -24,7 +24,7 @@ struct Problem {
 
 template <bool kAcrossA, bool kAcrossB, int kColumns>
 __global__ void wgmma_kernel(const unsigned char* memory, float* sums, Problem p) {
-  FASTCONV_DYNAMIC_SHARED(shared);
+  FASTCONV_DYNAMIC_SHARED_ALIGNED(1024, shared);
   const int thread = int(threadIdx.x);
   for (int i = 16 * thread; i < p.bytes; i += 16 * 128) ptx::cp_async_16(shared + i, memory + i);
   ptx::cp_async_commit();
