@@ -122,6 +122,7 @@ struct Machine {
   std::vector<Warpgroup> warpgroups;
   Rendezvous barrier;
   size_t alive = 0;
+  bool has_products = false;  // of warpgroups, in this launch
   std::map<std::pair<const char*, int>, std::unique_ptr<char[]>> shared;
   std::unique_ptr<char[], Free> dynamic_shared;
   size_t shared_bytes = 0;
@@ -281,6 +282,9 @@ inline void run_block() {
       }
       resume(f);
       progress = true;
+      // The last warps go as far as they can. In turn, from collective to collective, those of
+      // warpgroups would hide a missing barrier.
+      if (machine.order == Order::kReverse && machine.has_products) break;
     }
     if (!progress) {
       fault(std::string("deadlock: threads wait at ") + waits_for + " for others that ended");
@@ -348,6 +352,7 @@ inline cudaError_t run(dim3 grid, dim3 block, size_t shared_bytes, std::function
                         grid.z <= 65535 && shared_bytes <= kMostShared;
   if (!possible) return cudaErrorInvalidConfiguration;
   machine.body = std::move(body);
+  machine.has_products = false;
   machine.shared_bytes = shared_bytes;
   void* dynamic_shared = nullptr;  // exactly as large as asked for: a byte more is a fault
   if (shared_bytes && posix_memalign(&dynamic_shared, kSharedPattern, shared_bytes) != 0) {

@@ -118,6 +118,7 @@ inline void issue_product(simt::Product p, const char* file, int line) {
   for (const simt::Fiber& other : simt::machine.fibers) {
     if (other.copied) simt::fault("a product without fence.proxy.async after a copy");
   }
+  simt::machine.has_products = true;
   simt::arrive(group, simt::kWarpgroup, "wgmma", file, line);
   if (group.read_in != group.generation) {
     group.operands = read_operands(p);
