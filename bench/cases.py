@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 import bench_prepare_images as preparation
 import torch
@@ -34,6 +35,7 @@ class Case:
         compile_peer: False where torch.compile would unroll a loop over the batch.
         compare: whether both results must be close; draws are not.
         positive: the first tensor is rectified, as pools see it.
+        on_hopper: other ways of ours, by name, in 16 bits on GPUs of compute capability 9.0.
     """
 
     op: str
@@ -51,6 +53,7 @@ class Case:
     positive: bool = False
     learns: tuple[int, ...] = (0,)
     tolerance: float = 1e-3
+    on_hopper: dict[str, Callable[..., Tensor]] = field(default_factory=dict)
     extra: dict = field(default_factory=dict)
 
 
@@ -78,9 +81,9 @@ def _convs(batch):
             padding = 0 if uneven else (top, left)
             return F.conv2d(x, w, b, layer.stride, padding, 1, layer.groups).relu()
 
-        def ours(x, w, b, layer=layer):
+        def ours(x, w, b, layer=layer, algorithm="fastconv"):
             window = layer.stride, layer.padding, 1, layer.groups
-            return fastconv.conv2d(x, w, b, *window, activation="relu", algorithm="fastconv")
+            return fastconv.conv2d(x, w, b, *window, activation="relu", algorithm=algorithm)
 
         first = layer.in_channels == 3  # nobody asks for the photographs' gradient
         moved = _count(x) + _count(w) + _count(y)
@@ -96,6 +99,7 @@ def _convs(batch):
             backward_flops=flops * (1 if first else 2),
             learns=(1, 2) if first else (0, 1, 2),
             tolerance=2e-2,
+            on_hopper={"wgmma": partial(ours, algorithm="fastconv_wgmma")},
         )
 
 

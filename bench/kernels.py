@@ -26,8 +26,9 @@ REGISTERS, MOST_WARPS = 65536, 64  # of a multiprocessor, compute capability 8.0
 
 # Parts of the names of each op's kernels.
 KERNELS = {
-    "conv2d": "conv2d_(image|weight)_mma",
-    "tiled_conv2d": "tiled_conv2d|conv2d_(image|weight)_mma",
+    "conv2d": "conv2d_(image|weight)_mma_kernel<MmaTile",
+    "conv2d, fastconv_wgmma": "conv2d_(image|weight)_mma_kernel<WgmmaTile",
+    "tiled_conv2d": "tiled_conv2d|conv2d_(image|weight)_mma_kernel<MmaTile",
     "max_pool2d": "max_pool2d|max_unpool2d_forward",
     "local_response_norm": "response_norm",
     "local_contrast_norm": "contrast_",
@@ -35,7 +36,8 @@ KERNELS = {
 }
 # What to try next, by what the counts say; each is a prediction until a GPU has measured it.
 NEXT = {
-    "conv2d": "warpgroup products (wgmma): mma.sync reaches about 60 % of Hopper's rate",
+    "conv2d": "the warpgroup products below: mma.sync reaches about 60 % of Hopper's rate",
+    "conv2d, fastconv_wgmma": "a measurement: no GPU has run them",
     "tiled_conv2d": "as conv2d",
     "max_pool2d": "the norm before it in the same pass: saves a write and a read of the map",
     "avg_pool2d": "nothing: one read, one write",
@@ -125,7 +127,8 @@ def main() -> None:
         lines += ["| " + " | ".join(row) + " |" for row in rows(batch, args)]
     lines += ["", "bfloat16 kernels for sm_90a:", ""]
     lines += ["| op | registers | shared, bytes | warps | next |", "|---|---|---|---|---|"]
-    ops = dict.fromkeys(case.op for case in cases(1))
+    ops = list(dict.fromkeys(case.op for case in cases(1)))
+    ops.insert(1 + ops.index("conv2d"), "conv2d, fastconv_wgmma")
     lines += [f"| {op} | {used(op, found)} | {NEXT.get(op, '')} |" for op in ops]
     text = "\n".join(lines) + "\n"
     if args.output:

@@ -93,6 +93,8 @@ def rows_of(case, batch, args, device, dtype, clock, limit):
     plain = [t.to(device, dtype) for t in plain]
     formats = FORMATS if plain[0].dim() == 4 else {"": torch.contiguous_format}
     ready = {}  # implementation: (function, tensors, leaves)
+    hopper = device.type == "cuda" and torch.cuda.get_device_capability(device) == (9, 0)
+    more = case.on_hopper if hopper and dtype.itemsize == 2 else {}
     for layout, memory_format in formats.items():
         tensors = [
             t.clone(memory_format=memory_format if t.dim() == 4 else torch.preserve_format)
@@ -100,13 +102,16 @@ def rows_of(case, batch, args, device, dtype, clock, limit):
         ]
         leaves = [tensors[i].requires_grad_() for i in case.learns]
         ready[f"fastconv {layout}".strip()] = case.ours, tensors, leaves
+        for name, function in more.items():
+            ready[f"fastconv {name} {layout}"] = function, tensors, leaves
         ready[f"torch {layout}".strip()] = case.peer, tensors, leaves
         if args.compiled and case.compile_peer:
             torch._dynamo.reset()
             ready[f"compiled {layout}".strip()] = torch.compile(case.peer), tensors, leaves
     if case.compare:
-        for ours, peer in ((n, n.replace("fastconv", "torch")) for n in ready if "fastconv" in n):
-            a, b = (f(*t) for f, t, _ in (ready[ours], ready[peer]))
+        for ours in (n for n in ready if "fastconv" in n):
+            layout = ours.split()[-1] if formats is FORMATS else ""
+            a, b = (f(*t) for f, t, _ in (ready[ours], ready[f"torch {layout}".strip()]))
             scale = b.detach().abs().max().item()
             tolerance = case.tolerance * scale * (1 if dtype == torch.float32 else 8)
             torch.testing.assert_close(a, b, rtol=0, atol=tolerance, msg=f"{case.op} {ours}")

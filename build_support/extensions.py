@@ -111,6 +111,17 @@ def cuda_architectures():
     return labels, flags
 
 
+def kernel_flags(source):
+    """nvcc's architectures for a .cu.
+
+    Kernels of *_sm90a.cu are compiled for sm_90a alone, and where that is not wanted, not at all.
+    """
+    labels, flags = cuda_architectures()
+    if source.stem.endswith("_sm90a") and "sm_90a" in labels:
+        return ["-gencode=arch=compute_90a,code=sm_90a", "-DFASTCONV_SM90A"]
+    return flags
+
+
 def max_jobs():
     """MAX_JOBS, or as many jobs as there are processors and 2 GiB of free memory each."""
     wish = os.environ.get("MAX_JOBS")
@@ -259,7 +270,7 @@ class BuildLibraries(build_ext):
         common = f"{_esc(nvcc)} -MD -MF $out.d {common} $flags -c $in -o $out"
         # nvcc reads a .cu once for each architecture and once for the host, a .cpp only once: what
         # needs torch's large headers stands in the latter.
-        kernels = ["-O3", "--expt-relaxed-constexpr", *cuda_architectures()[1]]
+        kernels = ["-O3", "--expt-relaxed-constexpr"]
         host = ["-O2", "-Xcompiler -Wall,-Wextra", "-DUSE_CUDA", *self._torch_flags(torch)]
         # ptxas says beside each object what its kernels use; cuda_resources.py reads it.
         report = ">$out.ptxas 2>&1 || { cat $out.ptxas; exit 1; }"
@@ -284,7 +295,10 @@ class BuildLibraries(build_ext):
             deps=False,
         )
         objects = [
-            *[plan.compile("nvcc", source, ".kernels") for source in _sources("cuda", "*.cu")],
+            *[
+                plan.compile("nvcc", source, ".kernels", kernel_flags(source))
+                for source in _sources("cuda", "*.cu")
+            ],
             *[plan.compile("nvcc_host", source) for source in _sources("cuda", "*.cpp")],
         ]
         torch_lib = Path(torch.__file__).parent / "lib"

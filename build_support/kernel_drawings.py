@@ -2,8 +2,8 @@
 
     python build_support/kernel_drawings.py
 
-The numbers are those of csrc: Gemm (cpu/gemm.h), winograd.h, MmaTile (cuda/conv2d_tile.cuh) and
-Tiles (cuda/tiles.cuh).
+The numbers are those of csrc: Gemm (cpu/gemm.h), winograd.h, MmaTile (cuda/conv2d_tile.cuh),
+WgmmaTile (cuda/conv2d_wgmma.cuh) and Tiles (cuda/tiles.cuh).
 """
 
 from pathlib import Path
@@ -201,6 +201,33 @@ def tensor_cores():
     d.save(OUTPUT / "tensor_cores.svg")
 
 
+def warpgroups():
+    """What a warpgroup's product reads: rows of eight permuted chunks."""
+    d, cell = Drawing(476, 276), 24
+    colours = (BLUE, ORANGE, GREEN, PURPLE)
+    sides = (
+        (14, "along: a row is a line's 64 terms", "line", "8 lines: 1024 bytes"),
+        (254, "across: a row is a term's 64 lines", "term", "8 terms: 1024 bytes"),
+    )
+    for left, title, name, below in sides:
+        first = left + 36
+        d.text(left + 110, 16, title, 12)
+        for row in range(8):
+            y = 28 + row * cell
+            d.text(left + 32, y + 15, f"{name} {row}", 10, "end")
+            for chunk in range(8):
+                x = first + (chunk ^ row) * 22
+                colour = colours[chunk // 2] if name == "line" else BLUE
+                d.rect(x, y, 21, cell - 3, colour, "none", opacity=0.6)
+                d.text(x + 10.5, y + 15, str(chunk), 10)
+        d.text(first + 88, 38 + 8 * cell, below, 11)
+    d.text(138, 250, "a product takes 16 terms:", 11)
+    d.text(138, 266, "one colour, in every row", 11)
+    d.text(378, 250, "a product takes 16 rows; the next", 11)
+    d.text(378, 266, "64 lines are a panel further", 11)
+    d.save(OUTPUT / "warpgroups.svg")
+
+
 def halo():
     """A tile, and what windows reach around it."""
     d, cell = Drawing(470, 190), 15
@@ -231,7 +258,7 @@ def halo():
 
 def main():
     OUTPUT.mkdir(parents=True, exist_ok=True)
-    for draw in (gather, product, registers, winograd, folding, tensor_cores, halo):
+    for draw in (gather, product, registers, winograd, folding, tensor_cores, warpgroups, halo):
         draw()
 
 

@@ -22,15 +22,15 @@ STABLE_TORCH_LIBRARY(fastconv, m) {
   m.def("cuda_probe(Tensor input) -> Tensor");
   m.def(
       "conv2d(Tensor input, Tensor weight, Tensor? bias, int[] stride, SymInt[] padding, "
-      "int[] dilation, int groups, bool allow_tf32, bool relu) -> Tensor");
+      "int[] dilation, int groups, bool allow_tf32, bool relu, bool warpgroups=False) -> Tensor");
   m.def(
       "conv2d_input_grad(Tensor grad_output, Tensor weight, SymInt[] input_size, int[] stride, "
-      "SymInt[] padding, int[] dilation, int groups, bool allow_tf32, bool channels_last) -> "
-      "Tensor");
+      "SymInt[] padding, int[] dilation, int groups, bool allow_tf32, bool channels_last, "
+      "bool warpgroups=False) -> Tensor");
   m.def(
       "conv2d_weight_grad(Tensor grad_output, Tensor input, SymInt[] weight_size, int[] stride, "
-      "SymInt[] padding, int[] dilation, int groups, bool allow_tf32, bool channels_last) -> "
-      "Tensor");
+      "SymInt[] padding, int[] dilation, int groups, bool allow_tf32, bool channels_last, "
+      "bool warpgroups=False) -> Tensor");
   m.def("drop_connect(Tensor input, Tensor weight, Tensor? bias, Tensor seed, float p) -> Tensor");
   m.def(
       "drop_connect_input_grad(Tensor grad_output, Tensor weight, Tensor seed, float p) -> Tensor");

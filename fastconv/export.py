@@ -201,7 +201,9 @@ def _description(run: Run, input: str) -> str:
 # -- ours in torch's ops ---------------------------------------------------------------------------
 
 
-def _conv2d(input, weight, bias, stride, padding, dilation, groups, allow_tf32, relu):
+def _conv2d(
+    input, weight, bias, stride, padding, dilation, groups, allow_tf32, relu, warpgroups=False
+):
     top, bottom, left, right = padding
     if top != bottom or left != right:
         input = F.pad(input, (left, right, top, bottom))

@@ -36,7 +36,7 @@ class Conv2d(nn.Conv2d):
 
     Args:
         activation: "none", or "relu" to clip the output at 0 in the same pass.
-        algorithm: "auto", "fastconv" or "library".
+        algorithm: "auto", "fastconv", "fastconv_wgmma" or "library".
     """
 
     def __init__(self, *args, activation: str = "none", algorithm: str = "auto", **kwargs):

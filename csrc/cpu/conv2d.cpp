@@ -21,10 +21,15 @@
 
 namespace fastconv {
 
+static void check_no_warpgroups(const char* op, bool warpgroups) {
+  FASTCONV_CHECK(op, !warpgroups, "warpgroup products run on GPUs alone (got a tensor on the CPU)");
+}
+
 static Tensor conv2d(const Tensor& input, const Tensor& weight, std::optional<Tensor> bias,
                      IntPair stride, std::vector<int64_t> padding, IntPair dilation, int64_t groups,
-                     bool /*allow_tf32*/, bool relu) {
+                     bool /*allow_tf32*/, bool relu, bool warpgroups) {
   const char* op = "conv2d";
+  check_no_warpgroups(op, warpgroups);
   check_rank4(op, "input", input);
   check_floating(op, "input", input);
   check_conv2d_tensor(op, "weight", weight, "input", input);
@@ -89,8 +94,10 @@ static std::vector<Phase> phases_with_taps(const Window& axis) {
 
 static Tensor conv2d_input_grad(const Tensor& grad_output, const Tensor& weight, Sizes input_size,
                                 IntPair stride, std::vector<int64_t> padding, IntPair dilation,
-                                int64_t groups, bool /*allow_tf32*/, bool channels_last) {
+                                int64_t groups, bool /*allow_tf32*/, bool channels_last,
+                                bool warpgroups) {
   const char* op = "conv2d_input_grad";
+  check_no_warpgroups(op, warpgroups);
   check_rank4(op, "grad_output", grad_output);
   check_floating(op, "grad_output", grad_output);
   check_conv2d_tensor(op, "weight", weight, "grad_output", grad_output);
@@ -120,8 +127,10 @@ static Tensor conv2d_input_grad(const Tensor& grad_output, const Tensor& weight,
 
 static Tensor conv2d_weight_grad(const Tensor& grad_output, const Tensor& input, Sizes weight_size,
                                  IntPair stride, std::vector<int64_t> padding, IntPair dilation,
-                                 int64_t groups, bool /*allow_tf32*/, bool channels_last) {
+                                 int64_t groups, bool /*allow_tf32*/, bool channels_last,
+                                 bool warpgroups) {
   const char* op = "conv2d_weight_grad";
+  check_no_warpgroups(op, warpgroups);
   check_rank4(op, "grad_output", grad_output);
   check_floating(op, "grad_output", grad_output);
   check_conv2d_tensor(op, "input", input, "grad_output", grad_output);

@@ -15,9 +15,22 @@ static Tensor scratch(const Tensor& like, int64_t count, ScalarType type) {
   return new_tensor(like, {count}, type, MemoryFormat::Contiguous);
 }
 
+// Warpgroup products run on the current device, and are in this build.
+static void check_warpgroups(const char* op, const CudaCall& call) {
+  FASTCONV_CHECK(op, built_for_warpgroups(),
+                 "warpgroup products are not in this build: TORCH_CUDA_ARCH_LIST was without 9.0a");
+  int device = 0, major = 0, minor = 0;
+  call.check(cudaGetDevice(&device));
+  call.check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
+  call.check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device));
+  FASTCONV_CHECK(op, major == 9 && minor == 0,
+                 "warpgroup products need a GPU of compute capability 9.0 (got ", major, ".", minor,
+                 ")");
+}
+
 static Tensor conv2d(const Tensor& input, const Tensor& weight, std::optional<Tensor> bias,
                      IntPair stride, std::vector<int64_t> padding, IntPair dilation, int64_t groups,
-                     bool allow_tf32, bool relu) {
+                     bool allow_tf32, bool relu, bool warpgroups) {
   const char* op = "conv2d";
   check_rank4(op, "input", input);
   check_floating(op, "input", input);
@@ -28,6 +41,7 @@ static Tensor conv2d(const Tensor& input, const Tensor& weight, std::optional<Te
   check_conv2d_extents(op, p);
 
   const CudaCall call(op, input);
+  if (warpgroups) check_warpgroups(op, call);
   const ScalarType type = input.scalar_type();
   const MemoryFormat format = memory_format_of(input);
   if (bias) bias = contiguous_as(*bias, MemoryFormat::Contiguous);
@@ -45,14 +59,15 @@ static Tensor conv2d(const Tensor& input, const Tensor& weight, std::optional<Te
     call.check(launch_conv2d(
         path, data<scalar_t>(x), data<scalar_t>(w), bias ? data<scalar_t>(*bias) : nullptr,
         mutable_data<scalar_t>(output), p, relu, is_channels_last(x), is_channels_last(w),
-        mutable_data<scalar_t>(image), mutable_data<scalar_t>(filters), call.stream()));
+        mutable_data<scalar_t>(image), mutable_data<scalar_t>(filters), warpgroups, call.stream()));
   })
   return contiguous_as(output, format);
 }
 
 static Tensor conv2d_input_grad(const Tensor& grad_output, const Tensor& weight, Sizes input_size,
                                 IntPair stride, std::vector<int64_t> padding, IntPair dilation,
-                                int64_t groups, bool allow_tf32, bool channels_last) {
+                                int64_t groups, bool allow_tf32, bool channels_last,
+                                bool warpgroups) {
   const char* op = "conv2d_input_grad";
   check_rank4(op, "grad_output", grad_output);
   check_floating(op, "grad_output", grad_output);
@@ -62,6 +77,7 @@ static Tensor conv2d_input_grad(const Tensor& grad_output, const Tensor& weight,
   check_conv2d_extents(op, p);
 
   const CudaCall call(op, grad_output);
+  if (warpgroups) check_warpgroups(op, call);
   const ScalarType type = grad_output.scalar_type();
   const MemoryFormat format = memory_format_of(channels_last);
   Tensor grad_input;
@@ -78,14 +94,15 @@ static Tensor conv2d_input_grad(const Tensor& grad_output, const Tensor& weight,
     call.check(launch_conv2d_input_grad(
         path, data<scalar_t>(dy), data<scalar_t>(w), mutable_data<scalar_t>(grad_input), p,
         is_channels_last(grad_input), is_channels_last(w), mutable_data<scalar_t>(image),
-        mutable_data<scalar_t>(filters), call.stream()));
+        mutable_data<scalar_t>(filters), warpgroups, call.stream()));
   })
   return contiguous_as(grad_input, format);
 }
 
 static Tensor conv2d_weight_grad(const Tensor& grad_output, const Tensor& input, Sizes weight_size,
                                  IntPair stride, std::vector<int64_t> padding, IntPair dilation,
-                                 int64_t groups, bool allow_tf32, bool channels_last) {
+                                 int64_t groups, bool allow_tf32, bool channels_last,
+                                 bool warpgroups) {
   const char* op = "conv2d_weight_grad";
   check_rank4(op, "grad_output", grad_output);
   check_floating(op, "grad_output", grad_output);
@@ -95,6 +112,7 @@ static Tensor conv2d_weight_grad(const Tensor& grad_output, const Tensor& input,
   check_conv2d_extents(op, p);
 
   const CudaCall call(op, grad_output);
+  if (warpgroups) check_warpgroups(op, call);
   const ScalarType type = grad_output.scalar_type();
   Tensor grad_weight = new_tensor(grad_output, weight_size, type, memory_format_of(channels_last));
   FASTCONV_DISPATCH_FLOATING(type, {
@@ -111,7 +129,7 @@ static Tensor conv2d_weight_grad(const Tensor& grad_output, const Tensor& input,
                                          mutable_data<scalar_t>(grad_weight), p,
                                          is_channels_last(x), is_channels_last(grad_weight),
                                          mutable_data<accumulate_t<scalar_t>>(partial), s.splits,
-                                         mutable_data<scalar_t>(image), call.stream()));
+                                         mutable_data<scalar_t>(image), warpgroups, call.stream()));
   })
   return grad_weight;
 }

@@ -4,6 +4,9 @@
 //   kTensorCores  conv2d_mma.cuh: channels_last, channels in packs of 16 bytes, aligned addresses
 //   kBlocks       the same on blocks (conv2d_blocks.cuh): few input channels, any input format
 //
+// Tensor cores are fed by warps (mma.sync), or, in 16 bits and where it is asked for, by warpgroups
+// (wgmma: conv2d_wgmma.cuh).
+//
 // Bytes moved, beyond the operands: kBlocks writes and reads the image once more; the weight's
 // gradient writes and reads `splits` times its size in float32.
 #pragma once
@@ -14,6 +17,7 @@
 #include "cuda/conv2d_blocks.cuh"
 #include "cuda/conv2d_mma.cuh"
 #include "cuda/conv2d_plain.cuh"
+#include "cuda/conv2d_sm90a.cuh"
 
 namespace fastconv {
 
@@ -42,6 +46,25 @@ Conv2dScratch conv2d_scratch(Conv2dPath path, const Conv2d& p) {
   return s;
 }
 
+template <template <class> class Filters, typename scalar_t>
+cudaError_t launch_image(bool warpgroups, const ImageProduct<scalar_t>& product,
+                         cudaStream_t stream) {
+  if constexpr (sizeof(scalar_t) == 2) {
+    constexpr bool kAcross = Filters<MmaTile<scalar_t, 64>>::kAcross;
+    if (warpgroups) return launch_image_wgmma(product, kAcross, stream);
+  }
+  return launch_image_mma<Filters, scalar_t>(one(product), stream);
+}
+
+template <typename scalar_t>
+cudaError_t launch_weight(bool warpgroups, const WeightProduct<scalar_t>& product,
+                          cudaStream_t stream) {
+  if constexpr (sizeof(scalar_t) == 2) {
+    if (warpgroups) return launch_weight_wgmma(product, stream);
+  }
+  return launch_weight_mma<scalar_t>(one(product), stream);
+}
+
 #define FASTCONV_RETURN_IF_FAILED(call)     \
   do {                                      \
     const cudaError_t error = (call);       \
@@ -52,7 +75,7 @@ template <typename scalar_t>
 cudaError_t launch_conv2d(Conv2dPath path, const scalar_t* input, const scalar_t* weight,
                           const scalar_t* bias, scalar_t* output, const Conv2d& p, bool relu,
                           bool last, bool weight_last, scalar_t* image, scalar_t* filters,
-                          cudaStream_t stream) {
+                          bool warpgroups, cudaStream_t stream) {
   if (path == Conv2dPath::kPlain) {
     return launch_image_plain<scalar_t>(
         one(PlainImage<scalar_t>(
@@ -61,16 +84,17 @@ cudaError_t launch_conv2d(Conv2dPath path, const scalar_t* input, const scalar_t
   }
   if constexpr (sizeof(scalar_t) <= 4) {
     if (path == Conv2dPath::kTensorCores) {
-      return launch_image_mma<FiltersAlong, scalar_t>(
-          one(forward_product(input, weight, bias, output, p, relu, true, true)), stream);
+      return launch_image<FiltersAlong, scalar_t>(
+          warpgroups, forward_product(input, weight, bias, output, p, relu, true, true), stream);
     }
     const Conv2d b = blocks_problem(p, kPack<scalar_t>);
     FASTCONV_RETURN_IF_FAILED(
         conv2d_to_blocks(input, image, p.batch, image_blocks(p, b, last), stream));
     FASTCONV_RETURN_IF_FAILED(conv2d_to_blocks(weight, filters, p.out_channels,
                                                filter_blocks(p, b, weight_last), stream));
-    return launch_image_mma<FiltersAlong, scalar_t>(
-        one(forward_product<scalar_t>(image, filters, bias, output, b, relu, true, true)), stream);
+    return launch_image<FiltersAlong, scalar_t>(
+        warpgroups, forward_product<scalar_t>(image, filters, bias, output, b, relu, true, true),
+        stream);
   }
   return cudaErrorInvalidValue;
 }
@@ -79,7 +103,7 @@ template <typename scalar_t>
 cudaError_t launch_conv2d_input_grad(Conv2dPath path, const scalar_t* grad_output,
                                      const scalar_t* weight, scalar_t* grad_input, const Conv2d& p,
                                      bool last, bool weight_last, scalar_t* image,
-                                     scalar_t* filters, cudaStream_t stream) {
+                                     scalar_t* filters, bool warpgroups, cudaStream_t stream) {
   if (path == Conv2dPath::kPlain) {
     return for_phases(grad_output, weight, grad_input, p, last, weight_last, [&](const auto& m) {
       return launch_image_plain<scalar_t>(one(PlainImage<scalar_t>(m)), stream);
@@ -87,7 +111,7 @@ cudaError_t launch_conv2d_input_grad(Conv2dPath path, const scalar_t* grad_outpu
   }
   if constexpr (sizeof(scalar_t) <= 4) {
     const auto product = [&](const auto& m) {
-      return launch_image_mma<FiltersAcross, scalar_t>(one(m), stream);
+      return launch_image<FiltersAcross, scalar_t>(warpgroups, m, stream);
     };
     if (path == Conv2dPath::kTensorCores) {
       return for_phases(grad_output, weight, grad_input, p, true, true, product);
@@ -107,7 +131,8 @@ template <typename scalar_t>
 cudaError_t launch_conv2d_weight_grad(Conv2dPath path, const scalar_t* grad_output,
                                       const scalar_t* input, scalar_t* grad_weight, const Conv2d& p,
                                       bool last, bool weight_last, accumulate_t<scalar_t>* partial,
-                                      int splits, scalar_t* image, cudaStream_t stream) {
+                                      int splits, scalar_t* image, bool warpgroups,
+                                      cudaStream_t stream) {
   const int64_t filters = p.groups * p.out_channels;
   const auto sum = [&](const Blocks& at) {
     return conv2d_sum_splits<scalar_t>(partial, grad_weight, filters, splits, at, stream);
@@ -120,15 +145,16 @@ cudaError_t launch_conv2d_weight_grad(Conv2dPath path, const scalar_t* grad_outp
   }
   if constexpr (sizeof(scalar_t) <= 4) {
     if (path == Conv2dPath::kTensorCores) {
-      FASTCONV_RETURN_IF_FAILED(launch_weight_mma<scalar_t>(
-          one(weight_product(grad_output, input, partial, p, splits, true)), stream));
+      FASTCONV_RETURN_IF_FAILED(launch_weight<scalar_t>(
+          warpgroups, weight_product(grad_output, input, partial, p, splits, true), stream));
       return sum(filter_taps(p, weight_last));
     }
     const Conv2d b = blocks_problem(p, kPack<scalar_t>);
     FASTCONV_RETURN_IF_FAILED(
         conv2d_to_blocks(input, image, p.batch, image_blocks(p, b, last), stream));
-    FASTCONV_RETURN_IF_FAILED(launch_weight_mma<scalar_t>(
-        one(weight_product<scalar_t>(grad_output, image, partial, b, splits, true)), stream));
+    FASTCONV_RETURN_IF_FAILED(launch_weight<scalar_t>(
+        warpgroups, weight_product<scalar_t>(grad_output, image, partial, b, splits, true),
+        stream));
     return sum(filter_blocks(p, b, weight_last));
   }
   return cudaErrorInvalidValue;

@@ -1,4 +1,5 @@
-// The products of conv2d_product.cuh on tensor cores: an implicit GEMM in channels_last.
+// The products of conv2d_product.cuh on tensor cores: an implicit GEMM in channels_last. Kernels
+// are written for any tile; their launches here are those of MmaTile.
 //
 //                    rows               columns                terms
 //   image product    pixels (n, y, x)   outputs                (tap, channel)
@@ -25,8 +26,8 @@ struct Chunks {
   __device__ static int chunk() { return int(threadIdx.x) % kWidth; }
   __device__ static int index(int i) { return int(threadIdx.x) / kWidth + i * kEvery; }
   __device__ static int offset(int i) {
-    return kAcross ? across_offset<typename Tile::scalar_t>(index(i), chunk(), kWidth)
-                   : along_offset(index(i), chunk());
+    return kAcross ? across_offset(Tile{}, index(i), chunk(), kWidth)
+                   : along_offset(Tile{}, index(i), chunk());
   }
 };
 
@@ -141,7 +142,7 @@ template <class Tile, class Filters, class Products>
 __global__ void __launch_bounds__(Tile::kThreads, 2)
     conv2d_image_mma_kernel(Products products, int column_tiles) {
   using scalar_t = typename Tile::scalar_t;
-  FASTCONV_DYNAMIC_SHARED(memory);
+  FASTCONV_DYNAMIC_SHARED_ALIGNED(1024, memory);  // for WgmmaTile's pattern
   // Neighbouring blocks share their rows: pixels are the larger operand.
   const int row0 = int(blockIdx.x) / column_tiles * Tile::kRows;
   const int column0 = int(blockIdx.x) % column_tiles * Tile::kColumns;
@@ -150,13 +151,17 @@ __global__ void __launch_bounds__(Tile::kThreads, 2)
   if (kIsFamily<Products> && row0 >= p.rows()) return;  // of a member with fewer rows
   PixelRows<Tile> rows(p, row0, group);
   Filters filters(p, column0, group);
-  Sums<Tile> sums = {};
-  multiply_tile<Tile>(sums, rows, filters, memory, 0, p.depth());
-  for_results<Tile>(sums, [&](int row, int column, float first, float second) {
-    row += row0;
+  typename Tile::Sums sums = {};
+  multiply_tile(Tile{}, sums, rows, filters, memory, 0, p.depth());
+  const auto pixel = [&](int row) -> scalar_t* {
+    if (row0 + row >= p.rows()) return nullptr;
+    const PixelIndex at = pixel_at(row0 + row, p.h, p.w);
+    const ImageSteps& s = p.result_steps;
+    return p.result + at.n * s.n + (at.y * s.h + at.x * s.w);
+  };
+  for_results(Tile{}, sums, pixel, [&](scalar_t* result, int column, float first, float second) {
     column += column0;
-    if (row >= p.rows() || column >= p.outputs) return;
-    const PixelIndex at = pixel_at(row, p.h, p.w);
+    if (column >= p.outputs) return;
     const int channel = group * p.outputs + column;
     if (p.bias) {
       first += to_acc(p.bias[channel]);
@@ -169,8 +174,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 2)
     Pack<scalar_t, 2> pair;
     from_acc(first, pair.lane[0]);
     from_acc(second, pair.lane[1]);
-    const ImageSteps& s = p.result_steps;
-    store_pack(p.result + at.n * s.n + (at.y * s.h + at.x * s.w + channel), pair);
+    store_pack(result + channel, pair);
   });
 }
 
@@ -231,7 +235,7 @@ struct PixelColumns : Chunks<Tile, Tile::kColumns, true> {
 template <class Tile, class Products>
 __global__ void __launch_bounds__(Tile::kThreads, 2)
     conv2d_weight_mma_kernel(Products products, int column_tiles) {
-  FASTCONV_DYNAMIC_SHARED(memory);
+  FASTCONV_DYNAMIC_SHARED_ALIGNED(1024, memory);  // for WgmmaTile's pattern
   const int row0 = int(blockIdx.x) / column_tiles * Tile::kRows;
   const int column0 = int(blockIdx.x) % column_tiles * Tile::kColumns;
   const int group = int(blockIdx.y), split = products.split(int(blockIdx.z));
@@ -240,29 +244,56 @@ __global__ void __launch_bounds__(Tile::kThreads, 2)
   PixelColumns<Tile> columns(p, column0, group);
   const int length = p.split_length(Tile::kDepth);
   const int begin = min_of(split * length, p.depth()), end = min_of(begin + length, p.depth());
-  Sums<Tile> sums = {};
-  multiply_tile<Tile>(sums, rows, columns, memory, begin, end);
-  for_results<Tile>(sums, [&](int row, int column, float first, float second) {
-    row += row0;
+  typename Tile::Sums sums = {};
+  multiply_tile(Tile{}, sums, rows, columns, memory, begin, end);
+  const auto output = [&](int row) -> float* {
+    return row0 + row < p.outputs ? p.sums(split, group, row0 + row) : nullptr;
+  };
+  for_results(Tile{}, sums, output, [&](float* to, int column, float first, float second) {
     column += column0;
-    if (row >= p.outputs || column >= p.columns()) return;
+    if (column >= p.columns()) return;
     const Pack<float, 2> pair{{first, second}};
-    store_pack(p.sums(split, group, row) + column, pair);
+    store_pack(to + column, pair);
   });
 }
 
 // ---- launches ----------------------------------------------------------------------------------
 
-// Narrow tiles where half a wide one would stay empty, and where wide ones would spill: for
-// operands of 32 bits that lie across, whose fragments take more registers, and for families of
-// products, whose members do.
+template <class Tile, template <class> class Filters, class Products>
+cudaError_t launch_image_tiles(const Products& products, cudaStream_t stream) {
+  const auto& p = products.largest();
+  const int64_t row_tiles = ceil_div(p.rows(), Tile::kRows);
+  const int column_tiles = int(ceil_div(p.outputs, Tile::kColumns));
+  if (row_tiles == 0) return cudaSuccess;
+  const dim3 grid(unsigned(row_tiles * column_tiles), unsigned(p.groups),
+                  unsigned(products.count()));
+  return launch(conv2d_image_mma_kernel<Tile, Filters<Tile>, Products>, grid, dim3(Tile::kThreads),
+                Tile::kSharedBytes, stream, products, column_tiles);
+}
+
+template <class Tile, class Products>
+cudaError_t launch_weight_tiles(const Products& products, cudaStream_t stream) {
+  const auto& p = products.largest();
+  const int64_t row_tiles = ceil_div(p.outputs, Tile::kRows);
+  const int column_tiles = int(ceil_div(p.columns(), Tile::kColumns));
+  const dim3 grid(unsigned(row_tiles * column_tiles), unsigned(p.groups),
+                  unsigned(p.splits * products.count()));
+  return launch(conv2d_weight_mma_kernel<Tile, Products>, grid, dim3(Tile::kThreads),
+                Tile::kSharedBytes, stream, products, column_tiles);
+}
+
+// Narrow tiles where half a wide one would stay empty.
+inline bool narrow_tiles_fit(int64_t columns) { return columns % 128 > 0 && columns % 128 <= 64; }
+
+// Also where wide ones would spill: for operands of 32 bits that lie across, whose fragments take
+// more registers, and for families of products, whose members do.
 template <typename scalar_t, bool kAlwaysNarrow, class F>
 cudaError_t with_tile(int64_t columns, const F& body) {
   if constexpr (kAlwaysNarrow) {
     return body(MmaTile<scalar_t, 64>{});
   } else {
-    const bool narrow = columns % 128 > 0 && columns % 128 <= 64;
-    return narrow ? body(MmaTile<scalar_t, 64>{}) : body(MmaTile<scalar_t, 128>{});
+    return narrow_tiles_fit(columns) ? body(MmaTile<scalar_t, 64>{})
+                                     : body(MmaTile<scalar_t, 128>{});
   }
 }
 
@@ -270,31 +301,16 @@ template <template <class> class Filters, typename scalar_t, class Products>
 cudaError_t launch_image_mma(const Products& products, cudaStream_t stream) {
   constexpr bool kAcross = Filters<MmaTile<scalar_t, 64>>::kAcross;
   constexpr bool kNarrow = (kAcross && sizeof(scalar_t) == 4) || kIsFamily<Products>;
-  const auto& p = products.largest();
-  return with_tile<scalar_t, kNarrow>(p.outputs, [&](auto tile) {
-    using Tile = decltype(tile);
-    const int64_t row_tiles = ceil_div(p.rows(), Tile::kRows);
-    const int column_tiles = int(ceil_div(p.outputs, Tile::kColumns));
-    if (row_tiles == 0) return cudaSuccess;
-    const dim3 grid(unsigned(row_tiles * column_tiles), unsigned(p.groups),
-                    unsigned(products.count()));
-    return launch(conv2d_image_mma_kernel<Tile, Filters<Tile>, Products>, grid,
-                  dim3(Tile::kThreads), Tile::kSharedBytes, stream, products, column_tiles);
+  return with_tile<scalar_t, kNarrow>(products.largest().outputs, [&](auto tile) {
+    return launch_image_tiles<decltype(tile), Filters>(products, stream);
   });
 }
 
 template <typename scalar_t, class Products>
 cudaError_t launch_weight_mma(const Products& products, cudaStream_t stream) {
   constexpr bool kNarrow = sizeof(scalar_t) == 4 || kIsFamily<Products>;
-  const auto& p = products.largest();
-  return with_tile<scalar_t, kNarrow>(p.columns(), [&](auto tile) {
-    using Tile = decltype(tile);
-    const int64_t row_tiles = ceil_div(p.outputs, Tile::kRows);
-    const int column_tiles = int(ceil_div(p.columns(), Tile::kColumns));
-    const dim3 grid(unsigned(row_tiles * column_tiles), unsigned(p.groups),
-                    unsigned(p.splits * products.count()));
-    return launch(conv2d_weight_mma_kernel<Tile, Products>, grid, dim3(Tile::kThreads),
-                  Tile::kSharedBytes, stream, products, column_tiles);
+  return with_tile<scalar_t, kNarrow>(products.largest().columns(), [&](auto tile) {
+    return launch_weight_tiles<decltype(tile)>(products, stream);
   });
 }
 

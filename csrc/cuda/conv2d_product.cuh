@@ -10,14 +10,41 @@
 #pragma once
 
 #include "core/conv2d.h"
+#include "core/macros.h"
 #include "core/numeric.h"
 #include "cuda/platform.cuh"
 
 namespace fastconv {
 
+// What numbers in [0, 2^31) are divided by: three instructions where the processor would take
+// twenty, and loading an operand divides for every chunk. With value <= 2^shift, multiplier is
+// 2^(31 + shift) / value rounded up, and so too large by at most 1: by less than 1 / value in the
+// quotient.
+struct Divisor {
+  int32_t value;
+  uint32_t multiplier, shift;
+
+  Divisor() = default;
+  FASTCONV_HOST_DEVICE Divisor(int32_t value) : value(value), multiplier(0), shift(0) {
+    while (uint32_t(value) > 1u << shift) ++shift;
+    if (value > 0) multiplier = uint32_t((uint64_t(1) << (31 + shift)) / uint32_t(value)) + 1;
+  }
+  FASTCONV_HOST_DEVICE operator int() const { return value; }
+
+  FASTCONV_HOST_DEVICE friend int operator/(int number, const Divisor& d) {
+    return int(uint32_t(uint64_t(2u * uint32_t(number)) * d.multiplier >> 32) >> d.shift);
+  }
+  FASTCONV_HOST_DEVICE friend int operator%(int number, const Divisor& d) {
+    return number - number / d * d.value;
+  }
+};
+
 // Pixel i sees, through tap t, the position i * scale + offset + t * step, if it is in [0, size).
 struct GatherAxis {
-  int32_t pixels, scale, offset, taps, step, size;
+  Divisor pixels;
+  int32_t scale, offset;
+  Divisor taps;
+  int32_t step, size;
 
   __device__ int first(int pixel) const { return pixel * scale + offset; }
 };
@@ -40,7 +67,8 @@ struct ImageProduct {
   ImageSteps image_steps, result_steps;
   FilterSteps weight_steps;
   int64_t weight_group;  // from one group's weights to the next's
-  int32_t batch, channels, outputs, groups;
+  Divisor channels;
+  int32_t batch, outputs, groups;
   GatherAxis h, w;
   bool relu;
 
@@ -55,7 +83,8 @@ struct WeightProduct {
   accumulate_t<scalar_t>* partial;  // (splits, groups, outputs, taps, channels)
   int64_t split_step;               // from one split's sums to the next's
   ImageSteps grad_steps, image_steps;
-  int32_t batch, channels, outputs, groups, splits;
+  Divisor channels;
+  int32_t batch, outputs, groups, splits;
   GatherAxis h, w;
 
   __host__ __device__ int columns() const { return h.taps * w.taps * channels; }

@@ -1,5 +1,9 @@
 // A tile of a product on tensor cores: shared memory's layout, the lanes' fragments, the main loop.
 //
+// A kernel takes what it needs of a tile from its constants and four functions, which tell tiles
+// apart by their first argument: along_offset, across_offset, multiply_tile and for_results.
+// conv2d_wgmma.cuh has a second tile.
+//
 // A block computes kRows x kColumns results with 8 warps, 2 x 4 of them. Terms come kDepth at a
 // time, in chunks of 16 bytes by cp.async, kStages deep. An operand lies in shared memory either
 //
@@ -32,17 +36,21 @@ struct MmaTile {
   static constexpr size_t kSharedBytes = size_t(kStages) * kStageBytes;
   static_assert(kWarpsDown * kWarpsAcross * kWarpSize == kThreads);
   static_assert(kFragmentsAcross % 2 == 0, "fragments of columns are loaded in pairs");
+
+  using Sums = float[kFragmentsDown][kFragmentsAcross][4];  // of a thread
 };
 
-// Chunk `chunk` of a line's terms.
-__device__ __forceinline__ int along_offset(int line, int chunk) {
+// Where chunk `chunk` of a line's terms lies.
+template <typename scalar_t, int kColumns>
+__device__ __forceinline__ int along_offset(MmaTile<scalar_t, kColumns>, int line, int chunk) {
   return (line * 4 + (chunk ^ (line >> 1 & 3))) * 16;
 }
 
-// Chunk `chunk` of a term's lines, of which there are `chunks`. 32-bit elements are read one by
-// one, by lanes four terms deep and eight lines wide.
-template <typename scalar_t>
-__device__ __forceinline__ int across_offset(int term, int chunk, int chunks) {
+// Where chunk `chunk` of a term's lines lies, of which there are `chunks`. 32-bit elements are read
+// one by one, by lanes four terms deep and eight lines wide.
+template <typename scalar_t, int kColumns>
+__device__ __forceinline__ int across_offset(MmaTile<scalar_t, kColumns>, int term, int chunk,
+                                             int chunks) {
   const int turn = sizeof(scalar_t) == 2 ? term & 7 : (term & 3) * 2;
   return (term * chunks + (chunk ^ turn)) * 16;
 }
@@ -81,7 +89,7 @@ template <class Tile, int kLines>
 __device__ __forceinline__ uint32_t element_across(const unsigned char* operand, int term,
                                                    int line) {
   constexpr int kChunk = Tile::kChunk;
-  const int chunk = across_offset<typename Tile::scalar_t>(term, line / kChunk, kLines / kChunk);
+  const int chunk = across_offset(Tile{}, term, line / kChunk, kLines / kChunk);
   return reinterpret_cast<const uint32_t*>(operand + chunk)[line % kChunk];
 }
 
@@ -93,11 +101,11 @@ __device__ __forceinline__ void load_rows(uint32_t (&r)[4], const unsigned char*
   constexpr int kChunks = Tile::kRows / Tile::kChunk;
   const int low = lane % 8, middle = lane / 8 % 2, high = lane / 16;
   if constexpr (!kAcross) {
-    ptx::ldmatrix_x4(r, operand + along_offset(line + low + 8 * middle, 2 * step + high));
+    ptx::ldmatrix_x4(r, operand + along_offset(Tile{}, line + low + 8 * middle, 2 * step + high));
   } else if constexpr (sizeof(scalar_t) == 2) {
     const int term = 16 * step + low + 8 * high;
     ptx::ldmatrix_x4_transposed(
-        r, operand + across_offset<scalar_t>(term, line / Tile::kChunk + middle, kChunks));
+        r, operand + across_offset(Tile{}, term, line / Tile::kChunk + middle, kChunks));
   } else {
     for (int i = 0; i < 4; ++i) {
       r[i] = element_across<Tile, Tile::kRows>(operand, 8 * step + lane % 4 + 4 * (i / 2),
@@ -115,11 +123,11 @@ __device__ __forceinline__ void load_columns(uint32_t (&r)[4], const unsigned ch
   constexpr int kChunks = Tile::kColumns / Tile::kChunk;
   const int low = lane % 8, middle = lane / 8 % 2, high = lane / 16;
   if constexpr (!kAcross) {
-    ptx::ldmatrix_x4(r, operand + along_offset(line + low + 8 * high, 2 * step + middle));
+    ptx::ldmatrix_x4(r, operand + along_offset(Tile{}, line + low + 8 * high, 2 * step + middle));
   } else if constexpr (sizeof(scalar_t) == 2) {
     const int term = 16 * step + low + 8 * middle;
     ptx::ldmatrix_x4_transposed(
-        r, operand + across_offset<scalar_t>(term, line / Tile::kChunk + high, kChunks));
+        r, operand + across_offset(Tile{}, term, line / Tile::kChunk + high, kChunks));
   } else {
     for (int i = 0; i < 4; ++i) {
       r[i] = element_across<Tile, Tile::kColumns>(operand, 8 * step + lane % 4 + 4 * (i % 2),
@@ -129,14 +137,14 @@ __device__ __forceinline__ void load_columns(uint32_t (&r)[4], const unsigned ch
   round_fragment<scalar_t>(r);
 }
 
-template <class Tile>
-using Sums = float[Tile::kFragmentsDown][Tile::kFragmentsAcross][4];
-
 // The sums of this thread over the terms [begin, end). Rows and Columns fetch their operand's
 // chunks of the kDepth terms from one on: load(shared memory, first term, end).
-template <class Tile, class Rows, class Columns>
-__device__ __forceinline__ void multiply_tile(Sums<Tile>& sums, Rows& rows, Columns& columns,
-                                              unsigned char* memory, int begin, int end) {
+template <typename scalar_t, int kColumns, class Rows, class Columns>
+__device__ __forceinline__ void multiply_tile(MmaTile<scalar_t, kColumns>,
+                                              typename MmaTile<scalar_t, kColumns>::Sums& sums,
+                                              Rows& rows, Columns& columns, unsigned char* memory,
+                                              int begin, int end) {
+  using Tile = MmaTile<scalar_t, kColumns>;
   const int lane = int(threadIdx.x) % kWarpSize, warp = int(threadIdx.x) / kWarpSize;
   const int first_row = warp / Tile::kWarpsAcross * Tile::kWarpRows;
   const int first_column = warp % Tile::kWarpsAcross * Tile::kWarpColumns;
@@ -174,7 +182,7 @@ __device__ __forceinline__ void multiply_tile(Sums<Tile>& sums, Rows& rows, Colu
         for (int j = 0; j < Tile::kFragmentsAcross; ++j) {
           const uint32_t (&pair)[4] = b[j / 2];
           const uint32_t column[2] = {pair[j % 2 * 2], pair[j % 2 * 2 + 1]};
-          TensorCore<typename Tile::scalar_t>::multiply(sums[i][j], a[i], column);
+          TensorCore<scalar_t>::multiply(sums[i][j], a[i], column);
         }
       }
     }
@@ -182,9 +190,13 @@ __device__ __forceinline__ void multiply_tile(Sums<Tile>& sums, Rows& rows, Colu
   ptx::cp_async_wait<0>();
 }
 
-// body(row, column, value, value of the next column) for the pairs of results of this thread.
-template <class Tile, class F>
-__device__ __forceinline__ void for_results(const Sums<Tile>& sums, const F& body) {
+// body(place, column, value, value of the next column) for the pairs of results of this thread,
+// with the place that place_of(row) gave; where that is null, the row is left out.
+template <typename scalar_t, int kColumns, class Place, class F>
+__device__ __forceinline__ void for_results(MmaTile<scalar_t, kColumns>,
+                                            const typename MmaTile<scalar_t, kColumns>::Sums& sums,
+                                            const Place& place_of, const F& body) {
+  using Tile = MmaTile<scalar_t, kColumns>;
   const int lane = int(threadIdx.x) % kWarpSize, warp = int(threadIdx.x) / kWarpSize;
   const int first_row = warp / Tile::kWarpsAcross * Tile::kWarpRows + lane / 4;
   const int first_column = warp % Tile::kWarpsAcross * Tile::kWarpColumns + lane % 4 * 2;
@@ -192,10 +204,11 @@ __device__ __forceinline__ void for_results(const Sums<Tile>& sums, const F& bod
   for (int i = 0; i < Tile::kFragmentsDown; ++i) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
+      const auto place = place_of(first_row + 16 * i + 8 * half);
+      if (!place) continue;
 #pragma unroll
       for (int j = 0; j < Tile::kFragmentsAcross; ++j) {
-        body(first_row + 16 * i + 8 * half, first_column + 8 * j, sums[i][j][2 * half],
-             sums[i][j][2 * half + 1]);
+        body(place, first_column + 8 * j, sums[i][j][2 * half], sums[i][j][2 * half + 1]);
       }
     }
   }

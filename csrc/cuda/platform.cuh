@@ -20,7 +20,10 @@
 #define FASTCONV_NOINLINE __noinline__
 
 // The shared memory that the launch asked for, whatever its size.
-#define FASTCONV_DYNAMIC_SHARED(name) extern __shared__ __align__(128) unsigned char name[]
+#define FASTCONV_DYNAMIC_SHARED(name) FASTCONV_DYNAMIC_SHARED_ALIGNED(128, name)
+#define FASTCONV_DYNAMIC_SHARED_ALIGNED(bytes, name) \
+  extern __shared__ __align__(bytes)                 \
+  unsigned char name[]
 
 namespace fastconv {
 

@@ -90,6 +90,85 @@ __device__ __forceinline__ uint32_t to_tf32(float x) {
   return y;
 }
 
+// ---- warpgroup products, sm_90a alone
+// ------------------------------------------------------------
+
+// The address of shared memory as a matrix descriptor has it.
+__device__ __forceinline__ uint32_t shared_address(const void* shared) {
+  return uint32_t(__cvta_generic_to_shared(shared));
+}
+
+// What this thread wrote to shared memory becomes visible to products (to the async proxy); a
+// barrier after it makes it so for the products of others. Copies must have been waited for.
+__device__ __forceinline__ void fence_shared_for_wgmma() {
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+// Before the first product, and after registers of its sums were written.
+__device__ __forceinline__ void wgmma_fence() {
+  asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+}
+
+// Closes a group of products.
+__device__ __forceinline__ void wgmma_commit() {
+  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+}
+
+// Waits for all closed groups of this warpgroup. The sums pass through, so that the compiler reads
+// none of them earlier.
+template <int kCount>
+__device__ __forceinline__ void wgmma_wait(float (&d)[kCount][4]) {
+  asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+#pragma unroll
+  for (int j = 0; j < kCount; ++j) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) asm volatile("" : "+f"(d[j][i])::"memory");
+  }
+}
+
+// d (64 x columns, float) += a (64 x 16) * b (16 x columns), by the four warps of a warpgroup. Both
+// operands lie in shared memory, where a matrix descriptor says (conv2d_wgmma.cuh), the flags
+// whether across. Warp w has rows 16 w ... 16 w + 15; d[j] are columns 8 j ... 8 j + 7 of them, as
+// mma.sync's d above.
+#define FASTCONV_SUMS(j) "+f"(d[j][0]), "+f"(d[j][1]), "+f"(d[j][2]), "+f"(d[j][3])
+#define FASTCONV_SUMS_4(j) \
+  FASTCONV_SUMS(j), FASTCONV_SUMS(j + 1), FASTCONV_SUMS(j + 2), FASTCONV_SUMS(j + 3)
+#define FASTCONV_WGMMA_64(name, type)                                                             \
+  template <bool kAcrossA, bool kAcrossB>                                                         \
+  __device__ __forceinline__ void name(float (&d)[8][4], uint64_t a, uint64_t b) {                \
+    asm volatile(                                                                                 \
+        "{.reg .pred p; setp.eq.u32 p, 0, 0; "                                                    \
+        "wgmma.mma_async.sync.aligned.m64n64k16.f32." type "." type                               \
+        " {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, " \
+        "%19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, %32, %33, p, 1, 1, "   \
+        "%34, %35;}"                                                                              \
+        : FASTCONV_SUMS_4(0), FASTCONV_SUMS_4(4)                                                  \
+        : "l"(a), "l"(b), "n"(int(kAcrossA)), "n"(int(kAcrossB))                                  \
+        : "memory");                                                                              \
+  }
+#define FASTCONV_WGMMA_128(name, type)                                                            \
+  template <bool kAcrossA, bool kAcrossB>                                                         \
+  __device__ __forceinline__ void name(float (&d)[16][4], uint64_t a, uint64_t b) {               \
+    asm volatile(                                                                                 \
+        "{.reg .pred p; setp.eq.u32 p, 0, 0; "                                                    \
+        "wgmma.mma_async.sync.aligned.m64n128k16.f32." type "." type                              \
+        " {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, " \
+        "%19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, "   \
+        "%36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, "   \
+        "%53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, %64, %65, p, 1, 1, %66, %67;}"   \
+        : FASTCONV_SUMS_4(0), FASTCONV_SUMS_4(4), FASTCONV_SUMS_4(8), FASTCONV_SUMS_4(12)         \
+        : "l"(a), "l"(b), "n"(int(kAcrossA)), "n"(int(kAcrossB))                                  \
+        : "memory");                                                                              \
+  }
+FASTCONV_WGMMA_64(wgmma_half, "f16")
+FASTCONV_WGMMA_64(wgmma_bfloat16, "bf16")
+FASTCONV_WGMMA_128(wgmma_half, "f16")
+FASTCONV_WGMMA_128(wgmma_bfloat16, "bf16")
+#undef FASTCONV_WGMMA_128
+#undef FASTCONV_WGMMA_64
+#undef FASTCONV_SUMS_4
+#undef FASTCONV_SUMS
+
 }  // namespace ptx
 }  // namespace fastconv
 

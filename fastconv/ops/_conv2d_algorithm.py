@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-_ALGORITHMS = ("auto", "fastconv", "library")
-_DEVICES_WITH_KERNELS = ("cpu", "cuda")
+from fastconv._library import _C
+
+_ALGORITHMS = ("auto", "fastconv", "fastconv_wgmma", "library")
+_DEVICES_WITH_KERNELS = {"fastconv": ("cpu", "cuda"), "fastconv_wgmma": ("cuda",)}
 _ROUNDS = 3
 
 _fastest: dict[tuple, str] = {}  # what "auto" measured on a GPU, by problem
 
 
 def choose_algorithm(algorithm: str, problem: tuple, run: Callable[[str, Any], Tensor]) -> str:
-    """``"fastconv"`` or ``"library"``; settles what ``"auto"`` means.
+    """One of the algorithms but ``"auto"``; settles what that means.
 
     Args:
         algorithm: what the caller asked for.
@@ -27,13 +30,13 @@ def choose_algorithm(algorithm: str, problem: tuple, run: Callable[[str, Any], T
     input, weight, bias, *rest = problem
     if algorithm not in _ALGORITHMS:
         raise ValueError(
-            "conv2d: algorithm must be 'auto', 'fastconv' or 'library' "
+            "conv2d: algorithm must be 'auto', 'fastconv', 'fastconv_wgmma' or 'library' "
             f"(got algorithm={algorithm!r})"
         )
-    has_kernel = input.device.type in _DEVICES_WITH_KERNELS
-    if algorithm == "fastconv" and not has_kernel and input.device.type != "meta":
+    devices = _DEVICES_WITH_KERNELS.get(algorithm, ())
+    if devices and input.device.type not in (*devices, "meta"):
         raise RuntimeError(
-            f"conv2d: algorithm='fastconv' runs on {', '.join(_DEVICES_WITH_KERNELS)} "
+            f"conv2d: algorithm={algorithm!r} runs on {', '.join(devices)} "
             f"(got a tensor on {input.device})"
         )
     if algorithm != "auto":
@@ -41,14 +44,18 @@ def choose_algorithm(algorithm: str, problem: tuple, run: Callable[[str, Any], T
     if torch.compiler.is_exporting():  # for any batch, and for machines without our kernels
         return "library"
     if input.device.type != "cuda":
-        return "fastconv" if has_kernel and _ours_is_faster_on_cpus(*problem) else "library"
+        ours = input.device.type == "cpu" and _ours_is_faster_on_cpus(*problem)
+        return "fastconv" if ours else "library"
     tensors = input, weight, bias
     key = (*map(_description, tensors), *map(str, rest), torch.is_grad_enabled())
     if key not in _fastest:
         # Neither a trace nor a graph can hold a measurement; the next ordinary call makes it.
         if torch.compiler.is_compiling() or torch.cuda.is_current_stream_capturing():
             return "library"
-        _fastest[key] = fastest(lambda name: _step(lambda new: run(name, new), tensors), input)
+        names = ["fastconv", "library"]
+        if _has_warpgroup_products(input) and _agrees("fastconv_wgmma", run, tensors):
+            names.append("fastconv_wgmma")
+        _fastest[key] = fastest(lambda name: _step(run, name, tensors), input, names)
     return _fastest[key]
 
 
@@ -83,10 +90,10 @@ def _rounded_up(value: int, multiple: int) -> int:
     return -(-value // multiple) * multiple
 
 
-def fastest(run: Callable[[str], None], input: Tensor) -> str:
+def fastest(run: Callable[[str], Any], input: Tensor, names=("fastconv", "library")) -> str:
     """The name of the algorithm that takes the least time on the input's device."""
     seconds = {}
-    for name in ("fastconv", "library"):
+    for name in names:
         run(name)  # the first call may set things up
         synchronize = torch.cuda.synchronize if input.device.type == "cuda" else lambda _: None
         synchronize(input.device)
@@ -98,13 +105,49 @@ def fastest(run: Callable[[str], None], input: Tensor) -> str:
     return min(seconds, key=seconds.__getitem__)
 
 
-def _step(run, tensors) -> None:
-    """What one call costs: its forward pass, and its backward pass where there will be one."""
+def _step(run, name: str, tensors) -> list[Tensor]:
+    """What one call computes: its output, and its gradients where there will be some."""
     new = [t if t is None else t.detach().requires_grad_(t.requires_grad) for t in tensors]
     leaves = [t for t in new if t is not None and t.requires_grad]
-    output = run(tuple(new))
-    if output.requires_grad:
-        torch.autograd.grad(output, leaves, torch.ones_like(output))
+    output = run(name, tuple(new))
+    if not output.requires_grad:
+        return [output]
+    return [output, *torch.autograd.grad(output, leaves, torch.ones_like(output))]
+
+
+def _has_warpgroup_products(input: Tensor) -> bool:
+    return (
+        input.dtype in (torch.float16, torch.bfloat16)
+        and torch.cuda.get_device_capability(input.device) == (9, 0)
+        and "sm_90a" in _C.build_info()["cuda_architectures"].split(";")
+    )
+
+
+def _agrees(name: str, run, tensors) -> bool:
+    """Whether an algorithm that no GPU has tried computes here what the library computes."""
+    try:
+        with torch.autocast(tensors[0].device.type, enabled=False):
+            whole = [t if t is None else t.float() for t in tensors]
+            exact = _step(run, "library", whole)  # tf32 or not: it holds 16-bit types exactly
+        agrees = within_policy(_step(run, name, tensors), _step(run, "library", tensors), exact)
+        reason = "its result is not the library's"
+    except RuntimeError as error:
+        agrees, reason = False, str(error)
+    if not agrees:
+        warnings.warn(f"conv2d: algorithm='auto' leaves out {name!r}: {reason}", stacklevel=4)
+    return agrees
+
+
+def within_policy(ours: list[Tensor], peers: list[Tensor], exact: list[Tensor]) -> bool:
+    """Whether each error is at most twice the peer's, and half a unit in the last place."""
+    for a, b, c in zip(ours, peers, exact, strict=True):
+        if c.numel() == 0:
+            continue
+        error, peer_error = ((t.to(c.dtype) - c).abs().max() for t in (a, b))
+        unit = torch.finfo(a.dtype).eps * c.abs().max()
+        if not error <= 2 * peer_error + unit / 2:  # nor where one is NaN
+            return False
+    return True
 
 
 def _description(tensor: Tensor | None) -> tuple:

@@ -47,6 +47,10 @@ def conv2d(
         algorithm: ``"fastconv"``: this package's kernels. ``"library"``: torch's (oneDNN, cuDNN).
             ``"auto"``: the faster one. On a GPU the first call with such a problem measures both,
             and later ones remember; on a CPU the choice rests on measurements of the package.
+            ``"fastconv_wgmma"``: this package's with Hopper's warpgroup products, on a GPU of
+            compute capability 9.0, for problems in 16 bits that go to tensor cores; others run as
+            with ``"fastconv"``. No GPU has run them yet: ``"auto"`` measures them as well there,
+            and takes them only if their first result agrees with the library's.
 
     Returns:
         (N, O, Ho, Wo) in the input's dtype; fastconv's kernels also keep its memory format. Under
@@ -73,9 +77,9 @@ def conv2d(
     relu = activation == "relu"
 
     def run(name: str, tensors: tuple[Tensor, Tensor, Tensor | None]) -> Tensor:
-        if name == "fastconv":
+        if name != "library":
             options = (stride, padding, dilation, groups, tf32_allowed(x), relu)
-            return torch.ops.fastconv.conv2d(*tensors, *options)
+            return torch.ops.fastconv.conv2d(*tensors, *options, name == "fastconv_wgmma")
         return _library(*tensors, stride, padding, dilation, groups, relu)
 
     output = run(choose_algorithm(algorithm, problem, run), problem[:3])
@@ -154,21 +158,41 @@ def _is_channels_last(tensor):
 
 
 @torch.library.register_fake("fastconv::conv2d")
-def _fake(input, weight, bias, stride, padding, dilation, groups, allow_tf32, relu):
+def _fake(
+    input, weight, bias, stride, padding, dilation, groups, allow_tf32, relu, warpgroups=False
+):
     ho, wo = output_size(input.shape, weight.shape, stride, padding, dilation)
     return _empty(input, (input.shape[0], weight.shape[0], ho, wo), _is_channels_last(input))
 
 
 @torch.library.register_fake("fastconv::conv2d_input_grad")
 def _fake_input_grad(
-    grad_output, weight, input_size, stride, padding, dilation, groups, allow_tf32, channels_last
+    grad_output,
+    weight,
+    input_size,
+    stride,
+    padding,
+    dilation,
+    groups,
+    allow_tf32,
+    channels_last,
+    warpgroups=False,
 ):
     return _empty(grad_output, input_size, channels_last)
 
 
 @torch.library.register_fake("fastconv::conv2d_weight_grad")
 def _fake_weight_grad(
-    grad_output, input, weight_size, stride, padding, dilation, groups, allow_tf32, channels_last
+    grad_output,
+    input,
+    weight_size,
+    stride,
+    padding,
+    dilation,
+    groups,
+    allow_tf32,
+    channels_last,
+    warpgroups=False,
 ):
     return _empty(grad_output, weight_size, channels_last)
 
@@ -178,7 +202,7 @@ def _fake_weight_grad(
 
 
 def _setup_context(ctx, inputs, output):
-    input, weight, _bias, *ctx.window, ctx.relu = inputs
+    input, weight, _bias, *ctx.window, ctx.relu, ctx.warpgroups = inputs
     of_input, of_weight, *_ = ctx.needs_input_grad
     ctx.input_size, ctx.weight_size = input.shape, weight.shape
     ctx.formats = _is_channels_last(input), _is_channels_last(weight)
@@ -195,19 +219,19 @@ def _backward(ctx, grad_output):
         grad_output = torch.ops.aten.threshold_backward(grad_output, output, 0)
     if of_input:
         grad_input = torch.ops.fastconv.conv2d_input_grad(
-            grad_output, weight, ctx.input_size, *ctx.window, ctx.formats[0]
+            grad_output, weight, ctx.input_size, *ctx.window, ctx.formats[0], ctx.warpgroups
         )
     if of_weight:
         grad_weight = torch.ops.fastconv.conv2d_weight_grad(
-            grad_output, input, ctx.weight_size, *ctx.window, ctx.formats[1]
+            grad_output, input, ctx.weight_size, *ctx.window, ctx.formats[1], ctx.warpgroups
         )
     if of_bias:
         grad_bias = grad_output.sum((0, 2, 3))
-    return grad_input, grad_weight, grad_bias, *[None] * 6
+    return grad_input, grad_weight, grad_bias, *[None] * 7
 
 
 def _setup_context_of_grad(ctx, inputs, output):
-    first, second, _size, *ctx.window, _channels_last = inputs
+    first, second, _size, *ctx.window, _channels_last, ctx.warpgroups = inputs
     ctx.save_for_backward(first, second)
 
 
@@ -216,12 +240,14 @@ def _backward_of_input_grad(ctx, grad):
     of_grad_output, of_weight, *_ = ctx.needs_input_grad
     grad_grad_output = grad_weight = None
     if of_grad_output:
-        grad_grad_output = torch.ops.fastconv.conv2d(grad, weight, None, *ctx.window, False)
+        grad_grad_output = torch.ops.fastconv.conv2d(
+            grad, weight, None, *ctx.window, False, ctx.warpgroups
+        )
     if of_weight:
         grad_weight = torch.ops.fastconv.conv2d_weight_grad(
-            grad_output, grad, weight.shape, *ctx.window, _is_channels_last(weight)
+            grad_output, grad, weight.shape, *ctx.window, _is_channels_last(weight), ctx.warpgroups
         )
-    return grad_grad_output, grad_weight, *[None] * 7
+    return grad_grad_output, grad_weight, *[None] * 8
 
 
 def _backward_of_weight_grad(ctx, grad):
@@ -229,12 +255,14 @@ def _backward_of_weight_grad(ctx, grad):
     of_grad_output, of_input, *_ = ctx.needs_input_grad
     grad_grad_output = grad_input = None
     if of_grad_output:
-        grad_grad_output = torch.ops.fastconv.conv2d(input, grad, None, *ctx.window, False)
+        grad_grad_output = torch.ops.fastconv.conv2d(
+            input, grad, None, *ctx.window, False, ctx.warpgroups
+        )
     if of_input:
         grad_input = torch.ops.fastconv.conv2d_input_grad(
-            grad_output, grad, input.shape, *ctx.window, _is_channels_last(input)
+            grad_output, grad, input.shape, *ctx.window, _is_channels_last(input), ctx.warpgroups
         )
-    return grad_grad_output, grad_input, *[None] * 7
+    return grad_grad_output, grad_input, *[None] * 8
 
 
 torch.library.register_autograd("fastconv::conv2d", _backward, setup_context=_setup_context)

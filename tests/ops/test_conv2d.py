@@ -21,7 +21,7 @@ from op_testing import (
 )
 
 import fastconv
-from fastconv.ops._conv2d_algorithm import fastest
+from fastconv.ops._conv2d_algorithm import _agrees, fastest, within_policy
 from fastconv.ops.conv2d import conv2d_ref
 
 ops = torch.ops.fastconv
@@ -421,3 +421,63 @@ def test_the_faster_algorithm_wins():
     assert fastest(lambda name: time.sleep(slow[name]), torch.zeros(1)) == "fastconv"
     slow = {"fastconv": 0.02, "library": 0.0}
     assert fastest(lambda name: time.sleep(slow[name]), torch.zeros(1)) == "library"
+
+
+def test_a_third_algorithm_wins_where_it_takes_part():
+    slow = {"fastconv": 0.02, "library": 0.02, "fastconv_wgmma": 0.0}
+    run, x = lambda name: time.sleep(slow[name]), torch.zeros(1)
+    assert fastest(run, x, ("fastconv", "library", "fastconv_wgmma")) == "fastconv_wgmma"
+    assert fastest(run, x) != "fastconv_wgmma"
+
+
+def test_an_untried_algorithm_must_agree_with_the_library():
+    exact = sample(4, 5)
+    peer = exact.bfloat16()
+    assert within_policy([peer.clone()], [peer], [exact])
+    wrong = peer.clone()
+    wrong[2, 3] *= 1.1
+    assert not within_policy([wrong], [peer], [exact])
+    wrong[2, 3] = torch.nan
+    assert not within_policy([wrong], [peer], [exact])
+    assert within_policy([peer[:0]], [peer[:0]], [exact[:0]])
+
+
+def test_warpgroup_products_are_refused_without_a_gpu():
+    x, w = torch.zeros(2, 8, 6, 6), torch.zeros(8, 8, 3, 3)
+    window = [1, 1], [0, 0, 0, 0], [1, 1], 1, False
+    assert_refuses(
+        [
+            (fastconv.conv2d, (x, w), {"algorithm": "fastconv_wgmma"},
+             "conv2d: algorithm='fastconv_wgmma' runs on cuda (got a tensor on cpu)"),
+            (ops.conv2d, (x, w, None, *window, False, True), {},
+             "conv2d: warpgroup products run on GPUs alone (got a tensor on the CPU)"),
+            (ops.conv2d_input_grad, (x, w, [2, 8, 8, 8], *window, False, True), {},
+             "conv2d_input_grad: warpgroup products run on GPUs alone"),
+            (ops.conv2d_weight_grad, (x, x, [8, 8, 1, 1], *window, False, True), {},
+             "conv2d_weight_grad: warpgroup products run on GPUs alone"),
+        ]
+    )  # fmt: skip
+    meta = [t.to("meta") for t in (x, w)]
+    assert fastconv.conv2d(*meta, algorithm="fastconv_wgmma").shape == (2, 8, 4, 4)
+
+
+@pytest.mark.parametrize("fault", ["none", "wrong output", "wrong gradient", "an error"])
+def test_auto_leaves_out_what_does_not_agree(fault):
+    x, w = sample(2, 8, 6, 6, dtype=torch.bfloat16), sample(8, 8, 3, 3, dtype=torch.bfloat16)
+    w.requires_grad_()
+
+    def run(name, tensors):
+        x, w, bias = tensors
+        if name == "library":
+            return F.conv2d(x, w, bias)
+        if fault == "an error":
+            raise RuntimeError("the launch failed")
+        if fault == "wrong gradient":
+            w = w + 0.1 * (w - w.detach())
+        return F.conv2d(x, w, bias) * (1.1 if fault == "wrong output" else 1)
+
+    if fault == "none":
+        assert _agrees("fastconv_wgmma", run, (x, w, None))
+    else:
+        with pytest.warns(UserWarning, match="'auto' leaves out 'fastconv_wgmma'"):
+            assert not _agrees("fastconv_wgmma", run, (x, w, None))

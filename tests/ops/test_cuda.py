@@ -139,6 +139,57 @@ def test_tf32_where_torch_allows_it(op, monkeypatch):
         torch.testing.assert_close(a.double(), e, rtol=2e-3, atol=2e-3 * float(e.abs().max()))
 
 
+def warpgroup_products_are_there():
+    built = "sm_90a" in fastconv.info()["cuda_architectures"]
+    return built and torch.cuda.get_device_capability() == (9, 0)
+
+
+# groups, padding, stride and dilation; more than a tile of 128 x 128, and tails of 64 terms
+WARPGROUP_CASES = {
+    "groups": ((5, 32, 13, 11), (48, 16, 3, 3), {"padding": 1, "groups": 2}),
+    "strides": (
+        (3, 8, 13, 15),
+        (16, 8, 3, 2),
+        {"stride": (2, 3), "padding": 2, "dilation": (1, 2)},
+    ),
+    "first layer": ((3, 3, 35, 39), (16, 3, 11, 11), {"stride": 4, "padding": (0, 3, 0, 3)}),
+    "alexnet conv3": ((8, 256, 13, 13), (384, 256, 3, 3), {"padding": 1}),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", WARPGROUP_CASES)
+def test_warpgroup_products(name, dtype):
+    if not warpgroup_products_are_there():
+        pytest.skip("not compute capability 9.0, or built without 9.0a")
+    *shapes, options = WARPGROUP_CASES[name]
+    shapes.append((shapes[1][0],))
+    tensors = [
+        sample(*shape, dtype=dtype, seed=i, memory_format=torch.channels_last if i < 2 else None)
+        for i, shape in enumerate(shapes)
+    ]
+    tensors[1] /= tensors[1][0].numel() ** 0.5
+
+    def op(algorithm):
+        return lambda x, w, b: fastconv.conv2d(x, w, b, **options, algorithm=algorithm)
+
+    exact = results(op("library"), tensors, "cpu", torch.float64)
+    peer = results(op("library"), tensors, "cpu", dtype)
+    got = results(op("fastconv_wgmma"), tensors, "cuda", dtype)
+    again = results(op("fastconv_wgmma"), tensors, "cuda", dtype)
+    for a, b, e, same in zip(got, peer, exact, again, strict=True):
+        assert_within_policy(a, b, e)
+        assert torch.equal(a, same)
+
+
+def test_warpgroup_products_are_refused_where_they_are_not():
+    if warpgroup_products_are_there():
+        pytest.skip("they are here")
+    x = torch.zeros(1, 8, 4, 4, dtype=torch.float16, device="cuda")
+    with pytest.raises(RuntimeError, match="warpgroup products"):
+        fastconv.conv2d(x, x.expand(8, 8, 4, 4), algorithm="fastconv_wgmma")
+
+
 def test_random_ops_draw_the_cpus_bits():
     x = sample(4, 32, 17, 19).relu()
     window = [3, 3], [2, 2], [1, 1], True

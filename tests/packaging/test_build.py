@@ -159,6 +159,17 @@ def test_architecture_list(build, monkeypatch, wish, labels):
     assert build.cuda_architectures()[0] == labels
 
 
+@pytest.mark.parametrize("wish", ["8.0", "8.0+PTX;9.0a", "9.0"])
+def test_kernels_of_one_architecture_are_compiled_for_no_other(build, monkeypatch, wish):
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", wish)
+    flags = build.kernel_flags(Path("conv2d_sm90a.cu"))
+    if "9.0a" in wish:
+        assert flags == ["-gencode=arch=compute_90a,code=sm_90a", "-DFASTCONV_SM90A"]
+    else:
+        assert flags == build.cuda_architectures()[1]
+    assert build.kernel_flags(Path("conv2d.cu")) == build.cuda_architectures()[1]
+
+
 @pytest.mark.parametrize("wish", ["Hopper", "9.0+SASS", "9.0;x"])
 def test_wrong_architecture_list_is_named(build, monkeypatch, wish):
     monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", wish)

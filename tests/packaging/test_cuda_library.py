@@ -73,12 +73,18 @@ def test_tensor_core_kernels_hold_tensor_core_instructions(architecture):
     text = subprocess.run(command, capture_output=True, text=True, env=environment).stdout
     if "Function :" not in text:
         pytest.skip(f"not built for {architecture}")
-    kernels = {
-        part.split(maxsplit=1)[0]: part for part in text.split("Function : ")[1:] if "_mma_" in part
-    }
+    functions = {part.split(maxsplit=1)[0]: part for part in text.split("Function : ")[1:]}
+    kernels = {name: code for name, code in functions.items() if "_mma_" in name}
+    on_warpgroups = {name: kernels.pop(name) for name in list(kernels) if "WgmmaTile" in name}
     assert len(kernels) >= 12
+    assert len(on_warpgroups) == (12 if architecture == "sm_90a" else 0)
     for name, code in kernels.items():
         assert len(re.findall(r"\bHMMA\b", code)) >= 16, name
         assert "LDGSTS" in code, f"{name} copies without cp.async"
         if "MmaTileIf" not in name or "FiltersAlong" in name:
             assert "LDSM" in code, f"{name} reads shared memory without ldmatrix"
+    for name, code in on_warpgroups.items():
+        loop = code[code.index("WARPGROUP.ARRIVE") : code.rindex("HGMMA")]
+        assert loop.count("HGMMA") == 3 and "WARPGROUP.DEPBAR" not in loop, f"{name} waits between"
+        assert "LDGSTS" in code, f"{name} copies without cp.async"
+        assert code.count("FENCE.VIEW.ASYNC") == 1, f"{name} does not fence its copies"

@@ -3,6 +3,7 @@
 
 #include "core/numeric.h"
 #include "simt/runtime.h"
+#include "simt/wgmma.h"
 
 namespace fastconv {
 namespace ptx {

@@ -49,17 +49,38 @@ inline dim3 blockDim, gridDim;
 
 namespace simt {
 
+struct Free {
+  void operator()(char* memory) const { std::free(memory); }
+};
+
 enum class Order { kForward, kReverse, kShuffled };
 
-constexpr unsigned kWarp = 32, kWholeWarp = 0xffffffffu;
+constexpr unsigned kWarp = 32, kWarpgroup = 128, kWholeWarp = 0xffffffffu;
 constexpr size_t kStackBytes = 128 << 10, kOperandBytes = 64;
 constexpr size_t kMostShared = 227 << 10;  // of one block on sm_90
+constexpr size_t kSharedPattern = 1024;    // dynamic shared memory is aligned to it
 
 struct Copy {  // a cp.async under way
   void* to;
   const void* from;
   size_t bytes;
   bool valid;
+};
+
+struct Operands {  // of a wgmma, as they were when it was issued: a line's terms, then the next
+                   // line's
+  std::vector<uint16_t> bits;  // a's lines, then b's
+  std::vector<float> values;
+};
+
+struct Product {  // a wgmma under way
+  float* sums;
+  int columns;
+  uint64_t a, b;  // matrix descriptors
+  bool across_a, across_b;
+  float (*value)(uint16_t);
+  std::shared_ptr<const Operands> operands;
+  bool committed;
 };
 
 struct Fiber {
@@ -71,7 +92,11 @@ struct Fiber {
   const int* generation;  // runs on when this differs from `seen`
   int seen;
   std::deque<std::vector<Copy>> copies;  // groups, the last one open
-  void* fake_stack;                      // AddressSanitizer's
+  bool copied;                           // copies arrived after the last fence.proxy.async
+  bool sums_fenced;                      // wgmma.fence since sums could be written
+  std::vector<Product> products;
+  std::map<float*, std::vector<float>> sums;  // what products under way add to
+  void* fake_stack;                           // AddressSanitizer's
 };
 
 struct Rendezvous {
@@ -84,14 +109,22 @@ struct Warp : Rendezvous {
   alignas(16) unsigned char operand[2][kWarp][kOperandBytes];
 };
 
+struct Warpgroup : Rendezvous {
+  uint64_t a, b;  // of the first one that arrived
+  std::shared_ptr<const Operands> operands;
+  int read_in = -1;  // the generation that `operands` are of
+};
+
 struct Machine {
   Order order = Order::kForward;
   std::vector<Fiber> fibers;
   std::vector<Warp> warps;
+  std::vector<Warpgroup> warpgroups;
   Rendezvous barrier;
   size_t alive = 0;
+  bool has_products = false;  // of warpgroups, in this launch
   std::map<std::pair<const char*, int>, std::unique_ptr<char[]>> shared;
-  std::unique_ptr<char[]> dynamic_shared;
+  std::unique_ptr<char[], Free> dynamic_shared;
   size_t shared_bytes = 0;
   ucontext_t scheduler;
   Fiber* running = nullptr;
@@ -153,6 +186,7 @@ inline void perform(const std::vector<Copy>& group) {
       std::memset(c.to, 0, c.bytes);
     }
   }
+  machine.running->copied |= !group.empty();
 }
 
 inline void fiber_main() {
@@ -163,6 +197,8 @@ inline void fiber_main() {
   machine.body();
   Fiber& f = *machine.running;
   for (const auto& group : f.copies) perform(group);
+  if (!f.products.empty()) fault("the thread ends before its warpgroup's products");
+  f.copied = false;
   f.done = true;
   --machine.alive;
   // A barrier waits only for threads that have not ended.
@@ -215,6 +251,7 @@ inline void start_fibers(size_t threads) {
     f.done = false;
     f.waits_for = nullptr;
     f.copies.assign(1, {});
+    f.copied = f.sums_fenced = false;
     getcontext(&f.context);
     f.context.uc_stack = {f.stack.get(), 0, kStackBytes};
     f.context.uc_link = nullptr;
@@ -225,6 +262,7 @@ inline void start_fibers(size_t threads) {
 inline void run_block() {
   const size_t threads = size_t(blockDim.x) * blockDim.y * blockDim.z;
   machine.warps.assign(threads / kWarp, {});
+  machine.warpgroups.assign(threads / kWarpgroup, {});
   machine.barrier = {};
   machine.alive = threads;
   machine.shared.clear();
@@ -244,6 +282,9 @@ inline void run_block() {
       }
       resume(f);
       progress = true;
+      // The last warps go as far as they can. In turn, from collective to collective, those of
+      // warpgroups would hide a missing barrier.
+      if (machine.order == Order::kReverse && machine.has_products) break;
     }
     if (!progress) {
       fault(std::string("deadlock: threads wait at ") + waits_for + " for others that ended");
@@ -263,11 +304,15 @@ T* shared(size_t count, const char* file, int line) {
   return reinterpret_cast<T*>(memory.get());
 }
 
+inline unsigned thread_index() {  // in the block
+  return threadIdx.x + blockDim.x * (threadIdx.y + blockDim.y * threadIdx.z);
+}
+
 // Every lane of the warp gives an operand and gets those of all: operands[lane].
 template <typename T>
 const T* exchange(const T& mine, const char* name, const char* file, int line) {
   static_assert(sizeof(T) == kOperandBytes);
-  const unsigned thread = threadIdx.x + blockDim.x * (threadIdx.y + blockDim.y * threadIdx.z);
+  const unsigned thread = thread_index();
   Warp& warp = machine.warps[thread / kWarp];
   // Two sets of operands: nobody can be two collectives ahead of a lane that still reads.
   auto& operands = warp.operand[warp.generation & 1];
@@ -289,9 +334,7 @@ T shuffle(unsigned mask, T value, int from, const char* file, int line) {
   return all[unsigned(from) % kWarp].value;
 }
 
-inline int lane() {
-  return int((threadIdx.x + blockDim.x * (threadIdx.y + blockDim.y * threadIdx.z)) % kWarp);
-}
+inline int lane() { return int(thread_index() % kWarp); }
 
 inline unsigned ballot(unsigned mask, bool vote, const char* file, int line) {
   if (mask != kWholeWarp) fault("a vote must name the whole warp");
@@ -309,8 +352,13 @@ inline cudaError_t run(dim3 grid, dim3 block, size_t shared_bytes, std::function
                         grid.z <= 65535 && shared_bytes <= kMostShared;
   if (!possible) return cudaErrorInvalidConfiguration;
   machine.body = std::move(body);
+  machine.has_products = false;
   machine.shared_bytes = shared_bytes;
-  machine.dynamic_shared.reset(shared_bytes ? static_cast<char*>(new char[shared_bytes]) : nullptr);
+  void* dynamic_shared = nullptr;  // exactly as large as asked for: a byte more is a fault
+  if (shared_bytes && posix_memalign(&dynamic_shared, kSharedPattern, shared_bytes) != 0) {
+    return cudaErrorInvalidValue;
+  }
+  machine.dynamic_shared.reset(static_cast<char*>(dynamic_shared));
   gridDim = grid;
   blockDim = block;
   for (size_t b : in_order(size_t(grid.x) * grid.y * grid.z)) {
@@ -328,6 +376,9 @@ inline cudaError_t run(dim3 grid, dim3 block, size_t shared_bytes, std::function
   type* name = ::simt::shared<type>(count, __FILE__, __LINE__)
 #define FASTCONV_DYNAMIC_SHARED(name) \
   unsigned char* name = reinterpret_cast<unsigned char*>(::simt::machine.dynamic_shared.get())
+#define FASTCONV_DYNAMIC_SHARED_ALIGNED(bytes, name)                                 \
+  static_assert((bytes) <= ::simt::kSharedPattern, "more than the stand-in aligns"); \
+  FASTCONV_DYNAMIC_SHARED(name)
 
 #define FASTCONV_SITE const char *file = __builtin_FILE(), int line = __builtin_LINE()
 

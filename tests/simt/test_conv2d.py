@@ -48,13 +48,13 @@ class Case:
         dy = sample(n, g * self.outputs, *self.output, dtype=dtype, seed=4)
         return x, w, b, dy
 
-    def ints(self, path, relu, last, weight_last, splits):
+    def ints(self, path, relu, last, weight_last, splits, warpgroups):
         windows = []
         for i in range(2):
             windows += [self.size[i], self.output[i], self.kernel[i], self.stride[i]]
             windows += [self.padding[2 * i], self.dilation[i]]
         sizes = [self.batch, self.groups, self.channels, self.outputs]
-        return [*sizes, *windows, path, relu, last, weight_last, splits]
+        return [*sizes, *windows, path, relu, last, weight_last, splits, warpgroups]
 
 
 def expected(case, x, w, b, dy, relu):
@@ -67,9 +67,20 @@ def expected(case, x, w, b, dy, relu):
     return (y.relu() if relu else y).detach(), *gradients
 
 
-def computed(case, tensors, path, *, relu=False, last=True, weight_last=True, splits=0, **options):
+def computed(
+    case,
+    tensors,
+    path,
+    *,
+    relu=False,
+    last=True,
+    weight_last=True,
+    splits=0,
+    warpgroups=False,
+    **options,
+):
     x, w, b, dy = tensors
-    ints = case.ints(path, relu, last, weight_last, splits)
+    ints = case.ints(path, relu, last, weight_last, splits, warpgroups)
     options |= {"dtype": x.dtype, "ints": ints}
 
     def laid_out(tensor, as_last):  # bytes in the layout that this one tensor has
@@ -128,6 +139,11 @@ CORE_CASES = {
     "long sum": Case(1, 1, 64, 64, (6, 6), (3, 3), padding=(1, 1, 1, 1)),
     "one pixel": Case(1, 1, 8, 8, (1, 1), (1, 1)),
 }
+WARPGROUP_CASES = {  # a tile of 128 x 128 and both its neighbours; terms that fill no stage of 64
+    "all edges": Case(3, 1, 72, 200, (8, 7), (2, 3), padding=(1, 0, 1, 1)),
+    "rows of one tile, columns of two": Case(1, 2, 136, 64, (11, 11), (1, 1)),
+    "phases without taps": Case(2, 1, 8, 8, (9, 8), (1, 1), (2, 3)),
+}
 BLOCK_CASES = {
     "alexnet conv1": Case(2, 1, 3, 16, (35, 35), (11, 11), (4, 4), (0, 3, 0, 3)),
     "zfnet conv1": Case(2, 1, 3, 24, (20, 19), (7, 7), (2, 2), (0, 1, 0, 1)),
@@ -161,6 +177,28 @@ def test_tensor_cores_in_half(name):
 @pytest.mark.parametrize("name", ["several tiles", "groups", "stride"])
 def test_tensor_cores_in_tf32(name):
     assert_right_in_tf32(CORE_CASES[name], TENSOR_CORES)
+
+
+@pytest.mark.parametrize(
+    "case", (CORE_CASES | WARPGROUP_CASES).values(), ids=CORE_CASES | WARPGROUP_CASES
+)
+def test_warpgroups(case):
+    assert_right(case, torch.bfloat16, TENSOR_CORES, warpgroups=True)
+
+
+@pytest.mark.parametrize("name", ["groups", "stride"])
+def test_warpgroups_in_half(name):
+    assert_right(CORE_CASES[name], torch.float16, TENSOR_CORES, relu=True, warpgroups=True)
+
+
+@pytest.mark.parametrize("splits", [1, 2, 7])
+def test_warpgroups_with_any_number_of_splits(splits):
+    assert_right(CORE_CASES["groups"], torch.bfloat16, TENSOR_CORES, splits=splits, warpgroups=True)
+
+
+@pytest.mark.parametrize("name", ["alexnet conv1", "stride 1"])
+def test_warpgroups_on_blocks(name):
+    assert_right(BLOCK_CASES[name], torch.bfloat16, BLOCKS, last=False, warpgroups=True)
 
 
 @pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels_last"])

@@ -1,9 +1,10 @@
 // ints: batch, groups, in_channels, out_channels (of a group), both windows, path, relu, last,
-// weight_last, splits. Scratch memory is made here and begins as NaN.
+// weight_last, splits, warpgroups. Scratch memory is made here and begins as NaN.
 #include "cuda/conv2d.cuh"
 
 #include <vector>
 
+#include "cuda/conv2d_wgmma.cuh"
 #include "simt/driver.h"
 
 using namespace fastconv;
@@ -23,22 +24,22 @@ static cudaError_t run(const simt::Request& r) {
   };
   const Conv2d p{v.at(0), v.at(1), v.at(2), v.at(3), window(4), window(10)};
   const auto path = Conv2dPath(v.at(16));
-  const bool relu = v.at(17), last = v.at(18), weight_last = v.at(19);
+  const bool relu = v.at(17), last = v.at(18), weight_last = v.at(19), warpgroups = v.at(21);
   const Conv2dScratch s = conv2d_scratch<scalar_t>(path, p);
   const auto image = scratch<scalar_t>(s.image), filters = scratch<scalar_t>(s.filters);
   const auto a = r.pointer<const scalar_t>(0), b = r.pointer<const scalar_t>(1);
   if (r.entry == "forward") {
     return launch_conv2d(path, a, b, r.pointer<const scalar_t>(2), r.pointer<scalar_t>(3), p, relu,
-                         last, weight_last, image.get(), filters.get(), nullptr);
+                         last, weight_last, image.get(), filters.get(), warpgroups, nullptr);
   }
   if (r.entry == "input_grad") {
     return launch_conv2d_input_grad(path, a, b, r.pointer<scalar_t>(2), p, last, weight_last,
-                                    image.get(), filters.get(), nullptr);
+                                    image.get(), filters.get(), warpgroups, nullptr);
   }
   const int splits = v.at(20) ? int(v.at(20)) : s.splits;
   const auto partial = scratch<accumulate_t<scalar_t>>(s.partial / s.splits * splits);
   return launch_conv2d_weight_grad(path, a, b, r.pointer<scalar_t>(2), p, last, weight_last,
-                                   partial.get(), splits, image.get(), nullptr);
+                                   partial.get(), splits, image.get(), warpgroups, nullptr);
 }
 
 int main() {
