@@ -49,8 +49,8 @@ def conv2d(
             and later ones remember; on a CPU the choice rests on measurements of the package.
             ``"fastconv_wgmma"``: this package's with Hopper's warpgroup products, on a GPU of
             compute capability 9.0, for problems in 16 bits that go to tensor cores; others run as
-            with ``"fastconv"``. No GPU has run them yet: ``"auto"`` measures them as well there,
-            and takes them only if their first result agrees with the library's.
+            with ``"fastconv"``. No GPU has run them yet: ``"auto"`` measures them as well only
+            under ``FASTCONV_WGMMA=1``, and if their first result agrees with the library's.
 
     Returns:
         (N, O, Ho, Wo) in the input's dtype; fastconv's kernels also keep its memory format. Under
