@@ -187,6 +187,16 @@ def _norms(batch):
             moved=2 * size,
             backward_moved=3 * size,
         )
+        pooled = batch * maps[0] * ((maps[1] - 3) // 2 + 1) * ((maps[2] - 3) // 2 + 1)
+        yield Case(
+            "local_response_norm_max_pool2d",
+            name,
+            [x],
+            lambda x: fastconv.local_response_norm_max_pool2d(x, 5, 3, 2, k=2.0),
+            lambda x: F.max_pool2d(F.local_response_norm(x, 5, 1e-4, 0.75, 2.0), 3, 2),
+            moved=size + pooled,
+            backward_moved=2 * size + pooled,
+        )
     # What no kernel that keeps less than an image on the chip can save: the deviations of the whole
     # image come before the first quotient, so x passes twice, and so do x and g on the way back.
     x = (batch, *RESPONSES["alexnet norm1"])

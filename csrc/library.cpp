@@ -52,6 +52,14 @@ STABLE_TORCH_LIBRARY(fastconv, m) {
       "local_response_norm_backward(Tensor grad_output, Tensor input, int size, float alpha, "
       "float beta, float k, bool within) -> Tensor");
   m.def(
+      "local_response_norm_max_pool2d(Tensor input, int size, float alpha, float beta, float k, "
+      "int[] kernel_size, int[] stride, int[] padding, int[] dilation, bool ceil_mode) -> "
+      "(Tensor output, Tensor switches)");
+  m.def(
+      "local_response_norm_max_pool2d_backward(Tensor grad_output, Tensor input, Tensor switches, "
+      "int size, float alpha, float beta, float k, int[] kernel_size, int[] stride, "
+      "int[] padding, int[] dilation) -> Tensor");
+  m.def(
       "max_pool2d(Tensor input, int[] kernel_size, int[] stride, int[] padding, int[] dilation, "
       "bool ceil_mode) -> (Tensor output, Tensor switches)");
   m.def(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastconv import nn as fnn
+from fastconv import ops
 from fastconv.ops._arguments import pair
 
 # What ours have beyond torch's, set to what makes them equal.
@@ -64,11 +67,14 @@ def fuse(model: nn.Module) -> nn.Module:
     - A ReLU behind one of our ``Conv2d`` moves into the convolution.
     - A ReLU before a ``MaxPool2d`` moves behind it, where there are fewer elements: a maximum of
       rectified values is the rectified maximum, and the gradient goes to the same place.
+    - A ``LocalResponseNorm`` across maps before a ``MaxPool2d`` moves into it
+      (:func:`fastconv.local_response_norm_max_pool2d`).
 
-    The results are the same numbers. What was a ReLU becomes ``torch.nn.Identity`` under the same
-    name, so parameters and ``state_dict`` keys stay as they are; but that stage's own output is no
-    longer the rectified one, so look inside a model (``fastconv visualize``, hooks) before fusing
-    it. ReLUs with hooks are left alone. Fusing twice changes nothing.
+    The results are the same numbers. What was a ReLU or a normalisation becomes
+    ``torch.nn.Identity`` under the same name, so parameters and ``state_dict`` keys stay as they
+    are; but that stage's own output is no longer the rectified or normalised one, so look inside a
+    model (``fastconv visualize``, hooks) before fusing it. Layers with hooks are left alone. Fusing
+    twice changes nothing.
 
     Args:
         model: any module.
@@ -83,13 +89,17 @@ def fuse(model: nn.Module) -> nn.Module:
                 if _is_plain_relu(sequence._modules[name]):
                     before = names[names.index(name) - 1] if name != names[0] else None
                     _fuse_relu(sequence, before, name, after)
+                elif after:
+                    _fuse_norm(sequence, name, after)
     return model
 
 
 def _is_plain_relu(module: nn.Module) -> bool:
-    return type(module) is nn.ReLU and not (
-        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
-    )
+    return type(module) is nn.ReLU and not _has_hooks(module)
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
 
 
 def _fuse_relu(stages: nn.Sequential, before: str | None, relu: str, after: str | None) -> None:
@@ -102,6 +112,53 @@ def _fuse_relu(stages: nn.Sequential, before: str | None, relu: str, after: str 
     else:
         return
     stages._modules[relu] = nn.Identity()
+
+
+def _fuse_norm(stages: nn.Sequential, name: str, after: str) -> None:
+    norm, pool = stages.get_submodule(name), stages.get_submodule(after)
+    if not isinstance(norm, nn.LocalResponseNorm) or not isinstance(pool, nn.MaxPool2d):
+        return
+    # Subclasses may compute something else.
+    known = type(norm) in (nn.LocalResponseNorm, fnn.LocalResponseNorm)
+    known &= type(pool) in (nn.MaxPool2d, fnn.MaxPool2d)
+    if not known or getattr(norm, "region", "across") != "across":
+        return
+    if pool.return_indices or not _is_accepted(pool) or _has_hooks(norm) or _has_hooks(pool):
+        return
+    NormalisedMaxPool2d.of(pool, norm)
+    stages._modules[name] = nn.Identity()
+
+
+class NormalisedMaxPool2d(fnn.MaxPool2d):
+    """Local response normalisation across maps and then max pooling, for `fuse`.
+
+    Attributes:
+        normalisation: the arguments of :func:`fastconv.local_response_norm`.
+    """
+
+    normalisation: dict[str, Any]
+
+    @classmethod
+    def of(cls, pool: nn.MaxPool2d, norm: nn.LocalResponseNorm) -> None:
+        pool.__class__ = cls
+        assert isinstance(pool, NormalisedMaxPool2d)
+        pool.normalisation = {
+            **{name: getattr(norm, name) for name in ("size", "alpha", "beta", "k")},
+            "alpha_mode": getattr(norm, "alpha_mode", "mean"),
+        }
+
+    def forward(self, input: Tensor) -> Tensor:
+        if input.dim() != 4:  # the normalisation takes (N, C, L), the pool (C, H, W)
+            output = super().forward(ops.local_response_norm(input, **self.normalisation))
+            assert isinstance(output, Tensor)  # `fuse` leaves pools that return indices alone
+            return output
+        norm = dict(self.normalisation)
+        window = self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode
+        return ops.local_response_norm_max_pool2d(input, norm.pop("size"), *window, **norm)
+
+    def extra_repr(self) -> str:
+        norm = ", ".join(f"{name}={value}" for name, value in self.normalisation.items())
+        return f"{super().extra_repr()}, normalisation=({norm})"
 
 
 class _RectifiedMaxPool2d(fnn.MaxPool2d):

@@ -152,6 +152,51 @@ def test_fused_models_compute_the_same(name):
             torch.testing.assert_close(other, others[0], rtol=1e-5, atol=1e-6)
 
 
+def test_fuse_joins_normalisation_and_pool():
+    norm = {"alpha": 0.3, "beta": 0.6, "k": 1.5}
+    for layers in (
+        (fastconv.nn.LocalResponseNorm(3, **norm, alpha_mode="sum"), fastconv.nn.MaxPool2d(3, 2)),
+        (nn.LocalResponseNorm(4, **norm), nn.MaxPool2d((2, 3), 2, 1, (2, 1), ceil_mode=True)),
+    ):
+        model = nn.Sequential(*layers)
+        fused = fastconv.fuse(copy.deepcopy(model))
+        assert type(fused[0]) is nn.Identity and "normalisation=(size=" in repr(fused[1])
+        assert fastconv.fuse(copy.deepcopy(fused))[1].normalisation == fused[1].normalisation
+        x = sample(2, 7, 9, 8).requires_grad_()
+        results = []
+        for net in (model, fused):
+            y = net(x)
+            results.append((y, torch.autograd.grad(y.square().sum(), x)[0]))
+        for ours, theirs in zip(*reversed(results), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+        three = sample(1, 5, 9, 8)[0]  # to the norm (N, C, L), to the pool (C, H, W)
+        torch.testing.assert_close(fused(three), model(three))
+
+
+def test_fuse_leaves_alone_norms_that_it_must():
+    class Pool(nn.MaxPool2d):
+        pass
+
+    hooked, hooked_pool = nn.LocalResponseNorm(3), nn.MaxPool2d(2)
+    hooked.register_forward_hook(lambda *_: None)
+    hooked_pool.register_forward_hook(lambda *_: None)
+    norm = fastconv.nn.LocalResponseNorm
+    net = nn.Sequential(
+        *(norm(3, region="within"), nn.MaxPool2d(2), norm(3), nn.MaxPool2d(2, return_indices=True)),
+        *(hooked, nn.MaxPool2d(2), norm(3), hooked_pool, norm(3), Pool(2), norm(3)),
+        *(nn.MaxPool2d(17), norm(3), nn.AvgPool2d(2), norm(3)),
+    )
+    kinds = [type(m) for m in net]
+    assert [type(m) for m in fastconv.fuse(net)] == kinds
+
+
+def test_deconvnet_refuses_fused_norms():
+    model = fastconv.fuse(fastconv.create_model("alexnet", num_classes=2))
+    x = sample(1, 3, 96, 96)
+    with pytest.raises(ValueError, match="the model as it was before fastconv"):
+        fastconv.visualize.Deconvnet(model)(x, "pool1")
+
+
 def test_fuse_leaves_alone_what_it_must():
     hooked = nn.ReLU()
     hooked.register_forward_hook(lambda *_: None)

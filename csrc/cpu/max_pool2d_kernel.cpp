@@ -10,6 +10,7 @@
 #include <limits>
 
 #include "cpu/max_pool2d.h"
+#include "cpu/pool_rows.h"
 #include "cpu/rows.h"
 #include "cpu/vec.h"
 
@@ -19,32 +20,13 @@ namespace FASTCONV_ISA {
 template <typename scalar_t>
 static void pool_row_channels_last(const scalar_t* image, scalar_t* output, uint8_t* switches,
                                    const Pool2d& p, int64_t ph) {
-  using acc_t = accumulate_t<scalar_t>;
-  const int64_t r0 = p.h.first_tap(ph), r1 = p.h.end_tap(ph), y0 = p.h.start(ph);
-  // To the windows below, whose rows come from memory.
-  const int64_t next = p.h.stride * p.w.input * p.channels;
-  for (int64_t pw = 0; pw < p.w.output; ++pw) {
-    const int64_t s0 = p.w.first_tap(pw), s1 = p.w.end_tap(pw), x0 = p.w.start(pw);
-    const int first = int(r0 * p.w.kernel + s0);
-    for_each_vector<acc_t>(p.channels, [&](int64_t c, auto n) {
-      vec_t<acc_t> best = splat(-std::numeric_limits<acc_t>::infinity());
-      int_vec_t<acc_t> which = int_vec_t<acc_t>{} + first;
-      for (int64_t r = r0; r < r1; ++r) {
-        const scalar_t* row = image + ((y0 + r * p.h.dilation) * p.w.input) * p.channels + c;
-        for (int64_t s = s0; s < s1; ++s) {
-          const scalar_t* at = row + (x0 + s * p.w.dilation) * p.channels;
-          const vec_t<acc_t> value = load_n(at, n);
-          __builtin_prefetch(at + next);
-          const auto better = (value > best) | (value != value);
-          best = better ? value : best;
-          which = better ? int_vec_t<acc_t>{} + int(r * p.w.kernel + s) : which;
-        }
-      }
-      const int64_t o = pw * p.channels + c;
-      store_n(best, output + o, n);
-      store_bytes_n<acc_t>(which, switches + o, n);
-    });
+  const int64_t row = p.w.input * p.channels;
+  const scalar_t* rows[256];
+  for (int64_t r = p.h.first_tap(ph); r < p.h.end_tap(ph); ++r) {
+    rows[r] = image + (p.h.start(ph) + r * p.h.dilation) * row;
   }
+  // Prefetches the windows below, whose rows come from memory.
+  max_pool_row_channels_last(rows, output, switches, p, ph, p.h.stride * row);
 }
 
 template <typename scalar_t>

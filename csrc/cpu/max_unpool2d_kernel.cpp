@@ -10,90 +10,13 @@
 // outside its window or into the padding goes nowhere.
 #include "cpu/buffer.h"
 #include "cpu/max_unpool2d.h"
-#include "cpu/vec.h"
+#include "cpu/pool_rows.h"
 
 namespace fastconv {
 namespace FASTCONV_ISA {
 
-// Where the switches point, relative to the start of the window.
-struct SwitchOffsets {
-  int64_t h[256], w[256];
-
-  explicit SwitchOffsets(const Pool2d& p) {
-    for (int64_t which = 0; which < 256; ++which) {
-      const bool valid = which < p.h.kernel * p.w.kernel;
-      h[which] = valid ? which / p.w.kernel * p.h.dilation : INT64_MIN / 2;  // outside every map
-      w[which] = which % p.w.kernel * p.w.dilation;
-    }
-  }
-};
-
 static inline bool inside(const Pool2d& p, int64_t h, int64_t w) {
   return h >= 0 && h < p.h.input && w >= 0 && w < p.w.input;
-}
-
-// A window that covers a pixel: where its switch and value stand, and the switch that means it.
-struct Covering {
-  int64_t at;
-  int which;
-};
-
-// Of the windows (ph, pw) in the given ranges those that see (h, w), in row order. Each sees it
-// with another tap: 256 at most.
-static inline int find_covering(const Pool2d& p, int64_t ph0, int64_t ph1, int64_t pw0, int64_t pw1,
-                                int64_t h, int64_t w, Covering* found) {
-  int count = 0;
-  for (int64_t ph = ph0; ph < ph1; ++ph) {
-    const int64_t r = p.h.tap(ph, h);
-    if (r < 0) continue;
-    for (int64_t pw = pw0; pw < pw1; ++pw) {
-      const int64_t s = p.w.tap(pw, w);
-      if (s < 0) continue;
-      found[count++] = {(ph * p.w.output + pw) * p.channels, int(r * p.w.kernel + s)};
-    }
-  }
-  return count;
-}
-
-template <bool overwrite, typename scalar_t>
-static void unpool_row_channels_last(const scalar_t* pooled, const uint8_t* switches,
-                                     scalar_t* output, const Pool2d& p, int64_t h) {
-  using acc_t = accumulate_t<scalar_t>;
-  const int64_t ph0 = p.h.first_output(h), ph1 = p.h.end_output(h);
-  const int64_t span = p.w.dilation * (p.w.kernel - 1) + 1;
-  int64_t pw0 = 0, pw1 = 0;  // follow w, which saves dividing by the stride at each pixel
-  Covering covering[256];
-  for (int64_t w = 0; w < p.w.input; ++w) {
-    while (pw1 < p.w.output && p.w.start(pw1) <= w) ++pw1;
-    while (pw0 < pw1 && p.w.start(pw0) + span <= w) ++pw0;
-    const int count = find_covering(p, ph0, ph1, pw0, pw1, h, w, covering);
-    const auto gather = [&](auto windows) {  // a constant where it is a usual number
-      for_each_vector<acc_t>(p.channels, [&](int64_t c, auto n) {
-        vec_t<acc_t> sum{};
-        for (int i = 0; i < windows; ++i) {
-          const int64_t at = covering[i].at + c;
-          const auto hit =
-              load_bytes_n<acc_t>(switches + at, n) == int_vec_t<acc_t>{} + covering[i].which;
-          const vec_t<acc_t> value = load_n(pooled + at, n);
-          sum = hit ? (overwrite ? value : sum + value) : sum;
-        }
-        store_n(sum, output + w * p.channels + c, n);
-      });
-    };
-    switch (count) {
-      case 1:
-        gather(std::integral_constant<int, 1>());
-        break;
-      case 2:
-        gather(std::integral_constant<int, 2>());
-        break;
-      case 4:
-        gather(std::integral_constant<int, 4>());
-        break;
-      default:
-        gather(count);
-    }
-  }
 }
 
 template <bool overwrite, typename scalar_t>
@@ -124,7 +47,7 @@ static void unpool(const scalar_t* pooled, const uint8_t* switches, scalar_t* ou
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t n = unit / p.h.input, h = unit % p.h.input;
       const int64_t i = n * out_plane * p.channels, o = unit * p.w.input * p.channels;
-      unpool_row_channels_last<overwrite>(pooled + i, switches + i, output + o, p, h);
+      unpool_row_channels_last<overwrite>(pooled + i, switches + i, output + o, p, h, 0, p.w.input);
     }
   } else {
     const SwitchOffsets offsets(p);

@@ -49,19 +49,24 @@ static inline void with_step(int64_t step, const F& body) {
 
 // Some rows of a map, with their padding and what ceil_mode adds. Column x of a line is column
 // x - padding of the map; in phases it stands at [x % stride][x / stride]. So tap s of output o is
-// tap(row, s)[o], and of the next output it is the next element. All starts as 0; vectors may reach
-// over the last output.
+// tap(row, s)[o], and of the next output it is the next element. What is not written is `padding`;
+// vectors may reach over the last output.
 template <typename acc_t>
 class PhasedRows {
  public:
-  PhasedRows(const Window& w, int64_t rows)
+  PhasedRows(const Window& w, int64_t rows, acc_t padding = 0)
       : padding_(w.padding),
         stride_(w.stride),
         count_(
             ceil_div(max_of(w.padding + w.input, (w.output - 1) * w.stride + w.kernel), w.stride)),
         phase_(count_ + Vec<acc_t>::kLanes),
         line_(stride_ * phase_),
-        phases_(rows * stride_ * phase_) {}
+        phases_(rows * stride_ * phase_) {
+    if (padding == 0) return;
+    for (int64_t row = 0; row < rows; ++row) {
+      for (int64_t i = 0; i < stride_ * phase_; ++i) line(row)[i] = padding;
+    }
+  }
 
   // The columns of the map in a row: to be written before split(row), or read after join(row).
   acc_t* columns(int64_t row) { return line(row) + padding_; }

@@ -6,6 +6,7 @@ from fastconv.ops.conv2d import conv2d
 from fastconv.ops.drop_connect import drop_connect, drop_connect_gaussian
 from fastconv.ops.local_contrast_norm import local_contrast_norm
 from fastconv.ops.local_response_norm import local_response_norm
+from fastconv.ops.local_response_norm_max_pool2d import local_response_norm_max_pool2d
 from fastconv.ops.max_pool2d import max_pool2d, max_pool2d_with_switches
 from fastconv.ops.max_unpool2d import max_unpool2d
 from fastconv.ops.maxout import maxout
@@ -20,6 +21,7 @@ __all__ = [
     "drop_connect_gaussian",
     "local_contrast_norm",
     "local_response_norm",
+    "local_response_norm_max_pool2d",
     "max_pool2d",
     "max_pool2d_with_switches",
     "max_unpool2d",

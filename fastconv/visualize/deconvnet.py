@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from fastconv import nn as fnn
 from fastconv import ops
 from fastconv._layers import RECTIFIERS, collect, device_of, find_layer, looking
+from fastconv.convert import NormalisedMaxPool2d
 from fastconv.ops._arguments import pair
 
 _BACKWARDS = ("deconvnet", "guided", "gradient")
@@ -193,6 +194,13 @@ class Deconvnet:
             return None if self.backward == "gradient" else self._rectify
         if isinstance(module, fnn.Conv2d | fnn.DropConnectLinear) and module.activation == "relu":
             return None if self.backward == "gradient" else self._rectify_fused
+        if isinstance(module, NormalisedMaxPool2d) and (
+            self.norms == "skip" or self.unpool == "overwrite"
+        ):
+            raise ValueError(
+                f"Deconvnet: norms={self.norms!r} with unpool={self.unpool!r} needs normalisations "
+                "that stand alone; take the model as it was before fastconv.fuse"
+            )
         if isinstance(module, nn.MaxPool2d):
             # To accumulate is what the gradient of pooling does.
             return self._unpool if self.unpool == "overwrite" else None

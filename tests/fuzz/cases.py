@@ -220,6 +220,17 @@ def local_response_norm(draw):
 
 
 @st.composite
+def local_response_norm_max_pool2d(draw):
+    # A maximum of rounded numbers: ties and NaN are the same for all, and so are the winners.
+    args = draw(_pool(dilated=True, fills=["normal", "ties", "zeros", "positive", "not_finite"]))
+    return {**args, "size": draw(st.one_of(st.integers(1, 12), st.just(33))),
+            "alpha": draw(st.sampled_from([1e-4, 0.5, 2, 0])),
+            "beta": draw(st.sampled_from(NUMBERS)), "k": draw(st.sampled_from([1.0, 2, 0.25])),
+            "alpha_mode": draw(st.sampled_from(["mean", "sum"])),
+            "return_switches": draw(st.booleans())}  # fmt: skip
+
+
+@st.composite
 def local_contrast_norm(draw):
     args = {"input": draw(_maps(["normal", "ties", "zeros", "positive"]))}
     args["kernel_size"] = draw(st.sampled_from([1, 3, 5, 7, 9, 21, 2**20 + 1, 2**63 - 1]))
@@ -251,7 +262,7 @@ OPS = {
     for strategy in (
         *(conv2d, tiled_conv2d, max_pool2d, max_pool2d_with_switches, max_unpool2d, avg_pool2d),
         *(sum_pool2d, stochastic_pool2d, maxout, local_response_norm, local_contrast_norm),
-        drop_connect,
+        *(local_response_norm_max_pool2d, drop_connect),
     )
 }
 

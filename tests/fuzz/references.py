@@ -283,6 +283,29 @@ def _response_norm(args, t):
     return Expected(function, ["input"])
 
 
+def _response_norm_max_pool(args, t):
+    norm = {**args, "region": "across"}
+    expected = _response_norm(norm, {"input": four(t["input"])})
+    if expected is None:
+        return None
+    # The winners are those of the normalised map as our op for it rounds it, which is compared with
+    # its own reference elsewhere.
+    names = "size", "alpha", "beta", "k", "alpha_mode"
+    normalised = page("local_response_norm").local_response_norm(
+        four(t["input"]).detach(), **{name: args[name] for name in names}
+    )
+    names = "kernel_size", "stride", "padding", "ceil_mode"
+    pool = {name: args[name] for name in names}
+    pool["dilation"] = args.get("dilation", 1)
+    winners = _max_pool(pool, {"input": normalised})
+
+    def function(x):
+        return _like(winners.function(expected.function(four(x))), x)
+
+    second = _like(winners.switches, t["input"]) if args["return_switches"] else None
+    return Expected(function, ["input"], switches=second)
+
+
 def _contrast_norm(args, t):
     x = four(t["input"])
     kernel, sigma = args["kernel_size"], args["sigma"]
@@ -332,6 +355,7 @@ REFERENCES = {
     "tiled_conv2d": _tiled_conv,
     "maxout": _maxout,
     "local_response_norm": _response_norm,
+    "local_response_norm_max_pool2d": _response_norm_max_pool,
     "local_contrast_norm": _contrast_norm,
     "drop_connect": _drop_connect,
 }

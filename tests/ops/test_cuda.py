@@ -72,6 +72,10 @@ def local_response_norm(x):
     return fastconv.local_response_norm(x, 5, alpha=0.3)
 
 
+def local_response_norm_max_pool2d(x):
+    return fastconv.local_response_norm_max_pool2d(x, 5, 3, 2, 1, alpha=0.3)
+
+
 def local_contrast_norm(x):
     return fastconv.local_contrast_norm(x, 5)
 
@@ -94,6 +98,7 @@ CASES = {
     stochastic_pool2d_mean: [(3, 16, 13, 11)],
     maxout: [(3, 17, 7, 9)],
     local_response_norm: [(3, 32, 7, 9)],
+    local_response_norm_max_pool2d: [(3, 32, 13, 11)],
     local_contrast_norm: [(3, 8, 13, 11)],
     drop_connect: [(33, 300), (70, 300), (70,)],
 }

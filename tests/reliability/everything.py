@@ -90,6 +90,8 @@ def calls(size=8):
         "stochastic_pool2d, mean": lambda: fastconv.stochastic_pool2d(x, 3, 2, training=False),
         "maxout": lambda: fastconv.maxout(x, 2),
         "local_response_norm": lambda: fastconv.local_response_norm(x, 5),
+        "local_response_norm_max_pool2d": lambda: fastconv.local_response_norm_max_pool2d(x, 5, 3,
+                                                                                          2),
         "local_contrast_norm": lambda: fastconv.local_contrast_norm(x, 5),
         "drop_connect": lambda: fastconv.drop_connect(rows, matrix),
         "drop_connect, batch": lambda: fastconv.drop_connect(rows, matrix, mask="batch"),

@@ -7,7 +7,7 @@ from torch.utils.data import Dataset
 # Their results are the same bits whatever runs beside them.
 NAMES = ["conv2d", "conv2d, strided", "conv2d, dilated", "tiled_conv2d", "max_pool2d",
          "max_unpool2d", "avg_pool2d", "stochastic_pool2d, mean", "maxout", "local_response_norm",
-         "local_contrast_norm"]  # fmt: skip
+         "local_response_norm_max_pool2d", "local_contrast_norm"]  # fmt: skip
 
 
 def results(name):

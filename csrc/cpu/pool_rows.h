@@ -1,0 +1,125 @@
+// Rows of max pooling in channels_last, forward and back, for the ops whose rows lie in memory and
+// those that keep them in a buffer.
+#pragma once
+
+#include <limits>
+
+#include "core/window.h"
+#include "cpu/vec.h"
+
+namespace fastconv {
+namespace FASTCONV_ISA {
+
+// One row of windows: rows[r] is the row that tap r of the windows sees. Prefetches what lies
+// `next` elements further, if that is not 0.
+template <typename scalar_t>
+static void max_pool_row_channels_last(const scalar_t* const* rows, scalar_t* output,
+                                       uint8_t* switches, const Pool2d& p, int64_t ph,
+                                       int64_t next) {
+  using acc_t = accumulate_t<scalar_t>;
+  const int64_t r0 = p.h.first_tap(ph), r1 = p.h.end_tap(ph);
+  for (int64_t pw = 0; pw < p.w.output; ++pw) {
+    const int64_t s0 = p.w.first_tap(pw), s1 = p.w.end_tap(pw), x0 = p.w.start(pw);
+    const int first = int(r0 * p.w.kernel + s0);
+    for_each_vector<acc_t>(p.channels, [&](int64_t c, auto n) {
+      vec_t<acc_t> best = splat(-std::numeric_limits<acc_t>::infinity());
+      int_vec_t<acc_t> which = int_vec_t<acc_t>{} + first;
+      for (int64_t r = r0; r < r1; ++r) {
+        for (int64_t s = s0; s < s1; ++s) {
+          const scalar_t* at = rows[r] + (x0 + s * p.w.dilation) * p.channels + c;
+          const vec_t<acc_t> value = load_n(at, n);
+          if (next) __builtin_prefetch(at + next);
+          const auto better = (value > best) | (value != value);
+          best = better ? value : best;
+          which = better ? int_vec_t<acc_t>{} + int(r * p.w.kernel + s) : which;
+        }
+      }
+      const int64_t o = pw * p.channels + c;
+      store_n(best, output + o, n);
+      store_bytes_n<acc_t>(which, switches + o, n);
+    });
+  }
+}
+
+// Where the switches point, relative to the start of the window.
+struct SwitchOffsets {
+  int64_t h[256], w[256];
+
+  explicit SwitchOffsets(const Pool2d& p) {
+    for (int64_t which = 0; which < 256; ++which) {
+      const bool valid = which < p.h.kernel * p.w.kernel;
+      h[which] = valid ? which / p.w.kernel * p.h.dilation : INT64_MIN / 2;  // outside every map
+      w[which] = which % p.w.kernel * p.w.dilation;
+    }
+  }
+};
+
+// A window that covers a pixel: where its switch and value stand, and the switch that means it.
+struct Covering {
+  int64_t at;
+  int which;
+};
+
+// Of the windows (ph, pw) in the given ranges those that see (h, w), in row order. Each sees it
+// with another tap: 256 at most.
+static inline int find_covering(const Pool2d& p, int64_t ph0, int64_t ph1, int64_t pw0, int64_t pw1,
+                                int64_t h, int64_t w, Covering* found) {
+  int count = 0;
+  for (int64_t ph = ph0; ph < ph1; ++ph) {
+    const int64_t r = p.h.tap(ph, h);
+    if (r < 0) continue;
+    for (int64_t pw = pw0; pw < pw1; ++pw) {
+      const int64_t s = p.w.tap(pw, w);
+      if (s < 0) continue;
+      found[count++] = {(ph * p.w.output + pw) * p.channels, int(r * p.w.kernel + s)};
+    }
+  }
+  return count;
+}
+
+// Pixels [begin, end) of row h of the unpooled image: each gathers from the windows that cover it.
+template <bool overwrite, typename scalar_t>
+static void unpool_row_channels_last(const scalar_t* pooled, const uint8_t* switches,
+                                     scalar_t* output, const Pool2d& p, int64_t h, int64_t begin,
+                                     int64_t end) {
+  using acc_t = accumulate_t<scalar_t>;
+  const int64_t ph0 = p.h.first_output(h), ph1 = p.h.end_output(h);
+  const int64_t span = p.w.dilation * (p.w.kernel - 1) + 1;
+  int64_t pw0 = p.w.first_output(begin),
+          pw1 = pw0;  // follow w, which saves dividing by the stride at each pixel
+  Covering covering[256];
+  for (int64_t w = begin; w < end; ++w) {
+    while (pw1 < p.w.output && p.w.start(pw1) <= w) ++pw1;
+    while (pw0 < pw1 && p.w.start(pw0) + span <= w) ++pw0;
+    const int count = find_covering(p, ph0, ph1, pw0, pw1, h, w, covering);
+    const auto gather = [&](auto windows) {  // a constant where it is a usual number
+      for_each_vector<acc_t>(p.channels, [&](int64_t c, auto n) {
+        vec_t<acc_t> sum{};
+        for (int i = 0; i < windows; ++i) {
+          const int64_t at = covering[i].at + c;
+          const auto hit =
+              load_bytes_n<acc_t>(switches + at, n) == int_vec_t<acc_t>{} + covering[i].which;
+          const vec_t<acc_t> value = load_n(pooled + at, n);
+          sum = hit ? (overwrite ? value : sum + value) : sum;
+        }
+        store_n(sum, output + (w - begin) * p.channels + c, n);
+      });
+    };
+    switch (count) {
+      case 1:
+        gather(std::integral_constant<int, 1>());
+        break;
+      case 2:
+        gather(std::integral_constant<int, 2>());
+        break;
+      case 4:
+        gather(std::integral_constant<int, 4>());
+        break;
+      default:
+        gather(count);
+    }
+  }
+}
+
+}  // namespace FASTCONV_ISA
+}  // namespace fastconv
