@@ -128,7 +128,7 @@ def main() -> None:
     for batch in args.batch:
         lines += ["| " + " | ".join(row) + " |" for row in rows(batch, args)]
     lines += ["", "bfloat16 kernels for sm_90a:", ""]
-    lines += ["| op | registers | shared, bytes | warps | next |", "|---|---|---|---|---|"]
+    lines += ["| op | registers | static shared, bytes | warps | next |", "|---|---|---|---|---|"]
     ops = list(dict.fromkeys(case.op for case in cases(1)))
     ops.insert(1 + ops.index("conv2d"), "conv2d, fastconv_wgmma")
     lines += [f"| {op} | {used(op, found)} | {NEXT.get(op, '')} |" for op in ops]
