@@ -33,7 +33,7 @@ cd "$copy"
 CXX="${CXX:-c++} $flags -g1 -fno-omit-frame-pointer" FASTCONV_CUDA=0 \
   python setup.py build_ext --inplace >build.log 2>&1 || { tail -20 build.log; exit 1; }
 export ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1
-export TSAN_OPTIONS=ignore_noninstrumented_modules=1:report_signal_unsafe=0:exitcode=66
+export TSAN_OPTIONS=allocator_may_return_null=1:ignore_noninstrumented_modules=1:report_signal_unsafe=0:exitcode=66
 export UBSAN_OPTIONS=print_stacktrace=1
 [ $# -gt 0 ] || set -- tests/ops tests/reliability/test_numerics.py -k "$checks"
 [ "$kind" != thread ] || export OMP_NUM_THREADS=1
