@@ -173,8 +173,7 @@ static void forward(const Tiles& tiles, const typename Tiles::scalar_t* input,
     const int64_t r0 = p.h.first_tap(ph), r1 = p.h.end_tap(ph), y0 = p.h.start(ph);
     if (unit == begin || ph == 0) done = 0;
     if (r0 < r1) {
-      // From the window's start, not its first tap in the map: the next window's may lie above
-      // that.
+      // From the window's start, not its first tap in the map: the next window's may lie higher.
       done = max_of(done, y0);
       const int64_t y1 = y0 + (r1 - 1) * p.h.dilation + 1;
       rows.fill(input, image, done, y1);

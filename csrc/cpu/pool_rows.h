@@ -85,8 +85,8 @@ static void unpool_row_channels_last(const scalar_t* pooled, const uint8_t* swit
   using acc_t = accumulate_t<scalar_t>;
   const int64_t ph0 = p.h.first_output(h), ph1 = p.h.end_output(h);
   const int64_t span = p.w.dilation * (p.w.kernel - 1) + 1;
-  int64_t pw0 = p.w.first_output(begin),
-          pw1 = pw0;  // follow w, which saves dividing by the stride at each pixel
+  // The windows follow w, which saves dividing by the stride at each pixel.
+  int64_t pw0 = p.w.first_output(begin), pw1 = pw0;
   Covering covering[256];
   for (int64_t w = begin; w < end; ++w) {
     while (pw1 < p.w.output && p.w.start(pw1) <= w) ++pw1;

@@ -71,9 +71,8 @@ struct Warpgroup<bfloat16> {
 
 // Where products find a matrix in the manual's 128-byte swizzle: the chunk's number, bits 4-6 of an
 // address, is XORed with the row's, bits 7-9, so that the pattern repeats every 1024 bytes.
-//   along    8 lines are 1024 bytes; the next 8 lie `stride` bytes further. A product takes 32
-//   bytes
-//            of each and begins at any multiple of 32. `leading` is not used: 16, says the manual
+//   along    8 lines are 1024 bytes; the next 8 lie `stride` bytes further. A product takes 32 of
+//            each and begins at any multiple of 32. `leading` is not used: 16, says the manual
 //   across   8 terms of 64 lines are 1024 bytes; the next 8 terms lie `stride` further, the next 64
 //            lines `leading`
 __device__ __forceinline__ uint64_t wgmma_matrix(const unsigned char* shared, int leading,

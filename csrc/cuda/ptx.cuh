@@ -90,8 +90,7 @@ __device__ __forceinline__ uint32_t to_tf32(float x) {
   return y;
 }
 
-// ---- warpgroup products, sm_90a alone
-// ------------------------------------------------------------
+// ---- warpgroup products, sm_90a alone ----
 
 // The address of shared memory as a matrix descriptor has it.
 __device__ __forceinline__ uint32_t shared_address(const void* shared) {

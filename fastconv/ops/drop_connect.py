@@ -191,9 +191,8 @@ def _rows(input):
 
 def _mean(input, weight, bias, p, mask_bias):
     x = _rows(input)
-    if (
-        bias is None
-    ):  # not a product and then a scale, whose gradient is rounded before it is summed
+    if bias is None:
+        # Not a product and then a scale, whose gradient is rounded before it is summed.
         output = torch.addmm(x.new_zeros(()), x, weight.t(), beta=0, alpha=1 - p)
     else:
         output = torch.addmm(bias, x, weight.t(), beta=1 - p if mask_bias else 1, alpha=1 - p)
