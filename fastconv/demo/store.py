@@ -85,8 +85,8 @@ class Store:
             SessionFull: the session has ``limits.per_session`` of them.
         """
         id = secrets.token_hex(16)
-        now = time.time()
         with self._lock:
+            now = time.time()  # under the lock, so that it grows with the row's number
             (count,) = self._db.execute(
                 "SELECT count(*) FROM images WHERE session = ? AND created > ?",
                 (session, self._oldest()),

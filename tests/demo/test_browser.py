@@ -117,6 +117,18 @@ def test_note_and_reload(page, files):
     assert page.ask(f"[...{field}.list.options].map(o => o.value)") == [str(n) for n in range(10)]
 
 
+def test_the_newest_stands_first_whatever_is_answered_first(page, files):
+    page.choose("#files", files)
+    page.wait(f"{CARDS} === 3")
+    page.reload()
+    page.wait(f"{CARDS} === 3")
+    kept = page.ask(NAMES)
+    page.ask("fetch('/api/images').then(a => a.json()).then(p => { window.kept = p; return 0; })")
+    for order in ("[2, 0, 1]", "[1, 2, 0]", "[2, 1, 0]"):
+        page.ask(f"list.replaceChildren(); {order}.forEach(n => show(window.kept[n])); 0")
+        assert page.ask(NAMES) == kept
+
+
 def test_pictures_on_demand(page, files):
     page.choose("#files", files[:1])
     page.wait(f"{CARDS} === 1")

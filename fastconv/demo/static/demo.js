@@ -93,6 +93,7 @@ function show(picture) {
   const url = `/api/images/${picture.id}`;
   const image = card.querySelector("img");
   card.dataset.id = picture.id;
+  card.dataset.created = picture.created;
   card.querySelector("h3").textContent = picture.name;
   image.src = `${url}/picture.png`;
   image.alt = `The middle of ${picture.name}`;
@@ -110,7 +111,10 @@ function show(picture) {
     event.preventDefault();
     saveNote(form, url);
   });
-  list.prepend(card);
+  // The newest first: uploads of one time may be answered in another order than they were kept.
+  const later = (other) => Number(other.dataset.created) > picture.created;
+  const before = [...list.children].findLast(later);
+  before ? before.after(card) : list.prepend(card);
   count();
 }
 
