@@ -30,6 +30,7 @@ inline FewChannels few_channels_of(const Conv2d& p, const Tensor& input) {
   f.input = {folding_of(input, p.in_channels), p.batch, 1, size[0], size[1], 0, nullptr};
   f.input.of.origin[0] = -p.h.padding;
   f.input.of.origin[1] = -p.w.padding;
+  f.input.pad_depth(1);
   return f;
 }
 
@@ -37,7 +38,9 @@ inline bool few_channels_forward(const Conv2d& p, const Tensor& input, const Ten
                                  const std::optional<Tensor>& bias, bool relu, Tensor& output) {
   if (!has_few_channels(p)) return false;
   FewChannels f = few_channels_of(p, input);
-  const Tensor padded = fold(f.input, input, 1);
+  const int64_t threads = torch::stable::get_num_threads();
+  const int64_t images = ImagesInTurn::together(p.batch, f.input.image_size(), threads);
+  ImagesInTurn inputs(f.input, input, images);
   const int64_t taps = f.kernel[0] * f.run();
   const Tensor filters = scratch(weight, f.padded_maps() * taps);
   f.filters = filters.mutable_data_ptr();
@@ -51,10 +54,14 @@ inline bool few_channels_forward(const Conv2d& p, const Tensor& input, const Ten
                     [&](int64_t begin, int64_t end) {
                       FASTCONV_ISA_CALL(few_channels_filters<scalar_t>(f, filter, begin, end));
                     });
-      parallel_over(p.batch * p.h.output, p.w.output * taps * f.maps,
-                    [&](int64_t begin, int64_t end) {
-                      FASTCONV_ISA_CALL(few_channels_outputs<scalar_t>(f, begin, end));
-                    });)
+      const Folding output = f.output; for (int64_t n = 0; n < p.batch; n += images) {
+        inputs.fold(n);
+        f.output.image = inputs.at(output, n);
+        parallel_over(f.input.batch * p.h.output, p.w.output * taps * f.maps,
+                      [&](int64_t begin, int64_t end) {
+                        FASTCONV_ISA_CALL(few_channels_outputs<scalar_t>(f, begin, end));
+                      });
+      })
   return true;
 }
 
@@ -63,29 +70,40 @@ inline bool few_channels_weight_grad(const Conv2d& p, const Tensor& grad_output,
   constexpr int64_t kBeyond = 64;
   if (!has_few_channels(p)) return false;
   FewChannels f = few_channels_of(p, input);
-  const Tensor padded = fold(f.input, input, 1, kBeyond);
   f.grad_output = {
       folding_of(grad_output, p.out_channels), p.batch, 1, p.h.output, p.w.output, 0, nullptr};
-  Tensor grad = grad_output;
-  if (input.scalar_type() == ScalarType::Float && is_channels_last(grad_output) &&
-      grad_output.stride(3) == p.out_channels && p.out_channels % kWinogradPanel == 0 &&
-      grad_output.stride(2) == p.w.output * p.out_channels) {
-    f.grad_output.depth = p.out_channels;
-    f.grad_output.memory = const_cast<void*>(grad_output.const_data_ptr());
-  } else {
-    grad = fold(f.grad_output, grad_output, kWinogradPanel);
-  }
-  const Tensor sums = scratch(input, f.parts() * f.sums_size());
+  f.grad_output.pad_depth(kWinogradPanel);
+  const bool in_place = input.scalar_type() == ScalarType::Float && is_channels_last(grad_output) &&
+                        grad_output.stride(3) == p.out_channels &&
+                        p.out_channels % kWinogradPanel == 0 &&
+                        grad_output.stride(2) == p.w.output * p.out_channels;
+  // Whatever the threads: the order of the sums follows from it.
+  const int64_t images = ImagesInTurn::together(
+      p.batch, f.input.image_size() + (in_place ? 0 : f.grad_output.image_size()));
+  ImagesInTurn inputs(f.input, input, images, kBeyond);
+  std::optional<ImagesInTurn> outputs;
+  const Folding grads = f.grad_output.of;
+  if (!in_place) outputs.emplace(f.grad_output, grad_output, images);
+  f.parts = images * kFewChannelsParts;
+  Tensor sums = scratch(input, f.parts * f.sums_size());
+  torch::stable::zero_(sums);
   f.sums = sums.mutable_data_ptr();
   const Filter filter = filter_of(grad_weight, p, false);
   const int64_t taps = f.kernel[0] * f.run();
   FASTCONV_DISPATCH_FLOATING(
-      input.scalar_type(),
-      parallel_over(f.parts(), p.h.output * p.w.output * taps * f.maps / kFewChannelsParts,
-                    [&](int64_t begin, int64_t end) {
-                      FASTCONV_ISA_CALL(few_channels_products<scalar_t>(f, begin, end));
-                    });
-      parallel_over(f.maps, taps * f.parts(), [&](int64_t begin, int64_t end) {
+      input.scalar_type(), for (int64_t n = 0; n < p.batch; n += images) {
+        inputs.fold(n);
+        if (in_place) {
+          f.grad_output.memory = inputs.at(grads, n);
+        } else {
+          outputs->fold(n);
+        }
+        parallel_over(f.input.batch * kFewChannelsParts,
+                      p.h.output * p.w.output * taps * f.maps / kFewChannelsParts,
+                      [&](int64_t begin, int64_t end) {
+                        FASTCONV_ISA_CALL(few_channels_products<scalar_t>(f, begin, end));
+                      });
+      } parallel_over(taps, f.maps * f.parts, [&](int64_t begin, int64_t end) {
         FASTCONV_ISA_CALL(few_channels_weights<scalar_t>(f, filter, begin, end));
       });)
   return true;

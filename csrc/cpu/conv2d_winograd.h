@@ -69,20 +69,50 @@ inline Tensor scratch(const Tensor& like, int64_t size) {
   return new_tensor(like, {size}, type, MemoryFormat::Contiguous);
 }
 
-// `beyond`: elements behind the image that a kernel may read, though not use.
-inline Tensor fold(FoldedImage& image, const Tensor& source, int64_t multiple = kWinogradChunk,
-                   int64_t beyond = 0) {
-  image.depth = round_up(image.of.depth(), multiple);
-  Tensor memory = scratch(source, image.size() + beyond);
-  image.memory = memory.mutable_data_ptr();
-  const int64_t row = image.cols * image.groups * image.depth;
-  FASTCONV_DISPATCH_FLOATING(
-      source.scalar_type(),
-      parallel_over(image.batch * image.rows, row, [&](int64_t begin, int64_t end) {
-        FASTCONV_ISA_CALL(winograd_fold<scalar_t>(image, begin, end));
-      }))
-  return memory;
-}
+// A batch whose images are folded a few at a time: copies of a whole batch would be memory that is
+// fresh from the system at every call, and would have left the caches when they are read.
+class ImagesInTurn {
+ public:
+  // How many images at a time, where each is `elements` of scratch memory.
+  static int64_t together(int64_t batch, int64_t elements, int64_t threads = 1) {
+    constexpr int64_t kElements = 1024 * 1024;
+    return max_of(1, min_of(batch, kElements * threads / max_of(1, elements)));
+  }
+
+  // `image` holds the whole batch, and becomes what the kernels see. `beyond`: elements behind the
+  // images that a kernel may read, though not use.
+  ImagesInTurn(FoldedImage& image, const Tensor& source, int64_t together, int64_t beyond = 0)
+      : image_(image), whole_(image.of), batch_(image.batch), together_(together), source_(source) {
+    image.batch = together;
+    memory_ = scratch(source, image.size() + beyond);
+    image.memory = memory_.mutable_data_ptr();
+  }
+
+  // Makes `image` the next ones from `first` on.
+  void fold(int64_t first) {
+    image_.of.image = at(whole_, first);
+    image_.batch = min_of(together_, batch_ - first);
+    const int64_t row = image_.cols * image_.groups * image_.depth;
+    FASTCONV_DISPATCH_FLOATING(
+        source_.scalar_type(),
+        parallel_over(image_.batch * image_.rows, row, [&](int64_t begin, int64_t end) {
+          FASTCONV_ISA_CALL(winograd_fold<scalar_t>(image_, begin, end));
+        }))
+  }
+
+  // Image `n` of another tensor of the source's type.
+  void* at(const Folding& images, int64_t n) const {
+    return static_cast<char*>(images.image) +
+           n * images.stride[0] * int64_t(source_.element_size());
+  }
+
+ private:
+  FoldedImage& image_;
+  const Folding whole_;
+  const int64_t batch_, together_;
+  const Tensor source_;
+  Tensor memory_;
+};
 
 // Tiles whose transformed inputs the second cache holds beside some products, but not fewer than
 // give each thread some.
@@ -97,7 +127,10 @@ inline int64_t tiles_together(const Winograd& p) {
 
 // Runs the convolution; false where a result is not finite and the output is to be made anew.
 inline bool run_winograd(Winograd& p, const Tensor& input, const Tensor& weight) {
-  const Tensor folded = fold(p.input, input);
+  const int64_t batch = p.input.batch, threads = torch::stable::get_num_threads();
+  p.input.pad_depth(kWinogradChunk);
+  const int64_t images = ImagesInTurn::together(batch, p.input.image_size(), threads);
+  ImagesInTurn inputs(p.input, input, images);
   p.together = tiles_together(p);
   const int64_t columns = p.panels() * kWinogradPanel;
   const Tensor transformed =
@@ -110,11 +143,15 @@ inline bool run_winograd(Winograd& p, const Tensor& input, const Tensor& weight)
                     [&](int64_t begin, int64_t end) {
                       FASTCONV_ISA_CALL(winograd_filters<scalar_t>(p, begin, end));
                     });
-      parallel_over(p.units(), p.together * p.sum() * columns, [&](int64_t begin, int64_t end) {
-        bool all = true;
-        FASTCONV_ISA_CALL(winograd_outputs<scalar_t>(p, begin, end, &all));
-        if (!all) finite = false;
-      }))
+      const Folding output = p.output; for (int64_t n = 0; n < batch; n += images) {
+        inputs.fold(n);
+        p.output.image = inputs.at(output, n);
+        parallel_over(p.units(), p.together * p.sum() * columns, [&](int64_t begin, int64_t end) {
+          bool all = true;
+          FASTCONV_ISA_CALL(winograd_outputs<scalar_t>(p, begin, end, &all));
+          if (!all) finite = false;
+        });
+      })
   return finite;
 }
 
@@ -196,7 +233,12 @@ inline bool winograd_weight_grad(const Conv2d& p, const Tensor& grad_output, con
                    2 * w.tiles[1],
                    0,
                    nullptr};
-  const Tensor folded = fold(w.input, input), folded_grad = fold(w.grad_output, grad_output);
+  w.input.pad_depth(kWinogradChunk);
+  w.grad_output.pad_depth(kWinogradChunk);
+  // Whatever the threads: the order of the sums follows from it.
+  const int64_t images =
+      ImagesInTurn::together(p.batch, w.input.image_size() + w.grad_output.image_size());
+  ImagesInTurn inputs(w.input, input, images), outputs(w.grad_output, grad_output, images);
 
   // The odd multiple of a cache line keeps tiles from driving each other out of the first cache.
   const int64_t maps = round_up(p.out_channels, kRows);
@@ -212,19 +254,22 @@ inline bool winograd_weight_grad(const Conv2d& p, const Tensor& grad_output, con
   FASTCONV_DISPATCH_FLOATING(
       input.scalar_type(), using acc_t = accumulate_t<scalar_t>;
       acc_t* memory = mutable_data<acc_t>(tiles); memset(memory, 0, tiles_size * sizeof(acc_t));
-      memset(w.sums, 0, sums_size * sizeof(acc_t));
-      for (w.group = 0; w.group < p.groups; ++w.group) {
-        for (w.first = 0; w.first < w.all_tiles(); w.first += most) {
-          w.count = min_of(most, w.all_tiles() - w.first);
-          w.inputs = memory;
-          w.outputs = memory + kWinogradElements * w.inputs_size();
-          parallel_over(w.count, pitch, [&](int64_t begin, int64_t end) {
-            FASTCONV_ISA_CALL(winograd_tiles<scalar_t>(w, begin, end));
-          });
-          parallel_over(kWinogradElements * w.panels(), w.count * kWinogradPanel * maps,
-                        [&](int64_t begin, int64_t end) {
-                          FASTCONV_ISA_CALL(winograd_products<scalar_t>(w, begin, end));
-                        });
+      memset(w.sums, 0, sums_size * sizeof(acc_t)); for (int64_t n = 0; n < p.batch; n += images) {
+        inputs.fold(n);
+        outputs.fold(n);
+        for (w.group = 0; w.group < p.groups; ++w.group) {
+          for (w.first = 0; w.first < w.all_tiles(); w.first += most) {
+            w.count = min_of(most, w.all_tiles() - w.first);
+            w.inputs = memory;
+            w.outputs = memory + kWinogradElements * w.inputs_size();
+            parallel_over(w.count, pitch, [&](int64_t begin, int64_t end) {
+              FASTCONV_ISA_CALL(winograd_tiles<scalar_t>(w, begin, end));
+            });
+            parallel_over(kWinogradElements * w.panels(), w.count * kWinogradPanel * maps,
+                          [&](int64_t begin, int64_t end) {
+                            FASTCONV_ISA_CALL(winograd_products<scalar_t>(w, begin, end));
+                          });
+          }
         }
       } parallel_over(p.groups * p.out_channels, w.taps() * kWinogradElements,
                       [&](int64_t begin, int64_t end) {

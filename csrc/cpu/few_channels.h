@@ -25,7 +25,8 @@ struct FewChannels {
   const void* bias;
   bool relu;
   FoldedImage grad_output;  // not folded; its depth is padded to whole panels
-  void* sums;               // (image and part, tap row, panels of the run and of maps) of acc_t
+  int64_t parts;            // that are summed apart: of the images in memory at a time
+  void* sums;               // (part, tap row, panels of the run and of maps) of acc_t, added to
 
   int64_t run() const { return kernel[1] * input.depth; }
   int64_t row_step() const { return stride[1] * input.depth; }
@@ -33,7 +34,6 @@ struct FewChannels {
     return (maps + kWinogradPanel - 1) / kWinogradPanel * kWinogradPanel;
   }
   int64_t padded_run() const { return (run() + 11) / 12 * 12; }  // a multiple of all kernels' rows
-  int64_t parts() const { return input.batch * kFewChannelsParts; }
   int64_t sums_size() const { return kernel[0] * padded_run() * padded_maps(); }  // of a part
 };
 
@@ -49,10 +49,10 @@ FASTCONV_FOR_EACH_ISA(
     // Rows of all outputs.
     template <typename scalar_t>
     void few_channels_outputs(const FewChannels& p, int64_t begin, int64_t end);
-    // parts() of them.
+    // Parts of the images in memory.
     template <typename scalar_t>
     void few_channels_products(const FewChannels& p, int64_t begin, int64_t end);
-    // Maps: the parts' sums, into the weight.
+    // Taps of all rows: the parts' sums, into the weight.
     template <typename scalar_t>
     void few_channels_weights(const FewChannels& p, const Filter& f, int64_t begin, int64_t end);)
 

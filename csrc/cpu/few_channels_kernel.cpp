@@ -143,7 +143,6 @@ void few_channels_products(const FewChannels& p, int64_t begin, int64_t end) {
     const int64_t n = unit / kFewChannelsParts, first = unit % kFewChannelsParts * share;
     const int64_t last = min_of(first + share, p.outputs[0]);
     acc_t* sums = static_cast<acc_t*>(p.sums) + unit * p.sums_size();
-    memset(sums, 0, p.sums_size() * sizeof(acc_t));
     for (int64_t top = first; top < last; top += kRowsTogether) {
       acc_t* c = sums;
       for (int64_t r = 0; r < p.kernel[0]; ++r) {
@@ -171,16 +170,19 @@ void few_channels_weights(const FewChannels& p, const Filter& f, int64_t begin, 
   using acc_t = accumulate_t<scalar_t>;
   using G = Gemm<acc_t>;
   scalar_t* weight = static_cast<scalar_t*>(f.weight);
+  constexpr int kLanes = Vec<acc_t>::kLanes;
   const int64_t panels = ceil_div(p.maps, G::kCols), run_panels = ceil_div(p.run(), G::kRows);
-  for (int64_t o = begin; o < end; ++o) {
-    for (int64_t r = 0; r < p.kernel[0]; ++r) {
-      for (int64_t k = 0; k < p.run(); ++k) {
-        const int64_t panel = (r * run_panels + k / G::kRows) * panels + o / G::kCols;
-        const acc_t* at = static_cast<const acc_t*>(p.sums) +
-                          (panel * G::kRows + k % G::kRows) * G::kCols + o % G::kCols;
-        acc_t sum = 0;
-        for (int64_t part = 0; part < p.parts(); ++part) sum += at[part * p.sums_size()];
-        from_acc(sum, weight[weight_at(p, f, o, r, k)]);
+  for (int64_t unit = begin; unit < end; ++unit) {
+    const int64_t r = unit / p.run(), k = unit % p.run();
+    const acc_t* row =
+        static_cast<const acc_t*>(p.sums) +
+        ((r * run_panels + k / G::kRows) * panels * G::kRows + k % G::kRows) * G::kCols;
+    for (int64_t o = 0; o < p.maps; o += kLanes) {
+      const acc_t* at = row + o / G::kCols * G::kRows * G::kCols + o % G::kCols;
+      vec_t<acc_t> sum{};
+      for (int64_t part = 0; part < p.parts; ++part) sum += load(at + part * p.sums_size());
+      for (int l = 0; l < min_of(kLanes, p.maps - o); ++l) {
+        from_acc(acc_t(sum[l]), weight[weight_at(p, f, o + l, r, k)]);
       }
     }
   }

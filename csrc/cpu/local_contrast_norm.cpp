@@ -86,12 +86,13 @@ class Scratch {
   acc_t* next_;
 };
 
-// The mean over the image of each lane, from the sums of its rows.
+// The mean over the image of each lane, from the sums of its rows. In double, because gradients
+// take one way below the mean and another above.
 template <typename acc_t>
 static acc_t lane_mean(const ContrastShape& s, const acc_t* row_sums, int64_t lane) {
-  acc_t sum = 0;
-  for (int64_t y = 0; y < s.height; ++y) sum += row_sums[y * s.lanes + lane];
-  return sum / acc_t(s.height * s.width);
+  double sum = 0;
+  for (int64_t y = 0; y < s.height; ++y) sum += double(row_sums[y * s.lanes + lane]);
+  return acc_t(sum / double(s.height * s.width));
 }
 
 template <typename acc_t>

@@ -47,10 +47,12 @@ struct Folding {
 struct FoldedImage {
   Folding of;
   int64_t batch, groups, rows, cols;
-  int64_t depth;  // of.depth(), padded to a multiple of kWinogradChunk
+  int64_t depth;  // of.depth(), padded
   void* memory;   // elements of acc_t
 
-  int64_t size() const { return batch * rows * cols * groups * depth; }
+  void pad_depth(int64_t multiple) { depth = (of.depth() + multiple - 1) / multiple * multiple; }
+  int64_t image_size() const { return rows * cols * groups * depth; }
+  int64_t size() const { return batch * image_size(); }
 };
 
 // A filter in memory: element (o, c, tap row, tap column), and how it meets a folded image.

@@ -278,7 +278,7 @@ def _response_norm(args, t):
         return None
     if x.numel() and (k <= 0 or alpha < 0):  # near a pole float32 cannot tell where it stands
         scale = k + alpha * module._window_sum(maps(x).double().square(), size, within)
-        if scale.min() < 1e-30:
+        if (scale < 1e-30).any():  # NaN among them or not
             return None
     return Expected(function, ["input"])
 
