@@ -61,6 +61,7 @@ def measure(root: Path, on_device: bool, args: argparse.Namespace) -> dict:
         epochs=2,
         batch_size=args.batch_size,
         workers=args.workers,
+        lr=1e-3,  # nothing is to be learnt: low enough not to diverge
         device="cpu",
         channels_last=True,
         device_transforms=on_device,

@@ -204,6 +204,28 @@ def test_only_the_gradients_that_are_asked_for():
         assert [t.grad is not None for t in leaves] == [i == which for i in range(3)]
 
 
+# More images than are folded at a time, with any number of threads up to four.
+LARGE_BATCHES = {
+    "photographs": (14, 3, (301, 299), 16, (3, 5), (2, 2), (1, 1, 2, 2), (1, 1), 1),
+    "deep images": (14, 64, (65, 64), 32, (3, 3), (1, 1), (1, 1, 1, 1), (1, 1), 2),
+}
+
+
+@pytest.mark.parametrize("memory_format", FORMATS, ids=str)
+@pytest.mark.parametrize("layer", LARGE_BATCHES)
+def test_images_in_turn(layer, memory_format):
+    (x, weight, bias, grad), window = tensors_of(LARGE_BATCHES[layer], torch.float32, memory_format)
+    whole = results(ours, x, weight, bias, grad, *window, relu=False)
+    alone = [
+        results(ours, x[i : i + 1], weight, bias, grad[i : i + 1], *window, relu=False)
+        for i in range(len(x))
+    ]
+    output, grad_input, grad_weight, _ = (torch.stack(t).double() for t in zip(*alone, strict=True))
+    exact = output.flatten(0, 1), grad_input.flatten(0, 1), grad_weight.sum(0)
+    for got, expected in zip(whole, exact, strict=False):
+        assert (got - expected).norm() < 1e-5 * expected.norm()  # an image left out: 0.27
+
+
 @pytest.mark.parametrize("memory_format", FORMATS, ids=str)
 def test_threads_do_not_change_a_bit(memory_format):
     for layer in (
