@@ -1,22 +1,9 @@
-// The steps of csrc/cpu/winograd.h.
-#include "core/window.h"
+// The convolution of csrc/cpu/winograd.h: folding, filters and outputs.
 #include "cpu/buffer.h"
-#include "cpu/gemm.h"
-#include "cpu/winograd.h"
+#include "cpu/winograd_tiles.h"
 
 namespace fastconv {
 namespace FASTCONV_ISA {
-
-template <typename acc_t>
-constexpr int kLanesOf = Vec<acc_t>::kLanes;
-
-// What stands before an index that is counted in mixed radix.
-struct TilePlace {
-  int64_t n, y, x;
-};
-static inline TilePlace place_of(int64_t tile, const int64_t* tiles) {
-  return {tile / (tiles[0] * tiles[1]), tile / tiles[1] % tiles[0], tile % tiles[1]};
-}
 
 // ---- Folding -----------------------------------------------------------------------------------
 
@@ -92,96 +79,6 @@ void winograd_fold(const FoldedImage& image, int64_t begin, int64_t end) {
 
 // ---- Filters -----------------------------------------------------------------------------------
 
-// Position in the filter of a tap of the folded filter, or -1 where there is none.
-static inline int64_t folded_tap(const Filter& f, int axis, int64_t tap, int64_t phase) {
-  if (f.turned) tap = f.folded_taps(axis) - 1 - tap;
-  const int64_t at = tap * f.step[axis] + phase;
-  return tap >= 0 && at < f.kernel[axis] ? at : -1;
-}
-
-// The taps that exist of one block in one phase of the folding; the folded filter is 0 elsewhere.
-class BlockTaps {
- public:
-  BlockTaps(const Filter& filter, int64_t block)
-      : f(filter), by(block / f.blocks(1)), bx(block % f.blocks(1)) {}
-
-  // body(tap of the block, element of the group's weight), for output channel o and the folded
-  // channel d = (row phase, column phase, c).
-  template <class F>
-  [[gnu::always_inline]] void for_each(int64_t o, int64_t d, const F& body) {
-    if (d < first || d >= end) move_to(d / f.channels);
-    const int64_t start = o * f.stride[0] + (d - first) * f.stride[1];
-    for (int i = 0; i < count; ++i) body(tap[i], start + offset[i]);
-  }
-
-  // The taps of n filters: lanes are neighbouring output channels, or neighbouring folded channels
-  // where the filter is turned.
-  template <typename scalar_t, int kLanes>
-  void load(const scalar_t* weight, int64_t o, int64_t d, int n,
-            accumulate_t<scalar_t> (*to)[kLanes]) {
-    const int64_t step = f.turned ? f.stride[1] : f.stride[0];
-    for (int l = 0; l < n;) {
-      const int64_t channel = f.turned ? d + l : d;
-      if (channel < first || channel >= end) move_to(channel / f.channels);
-      const int stop = f.turned ? int(min_of(n, l + end - channel)) : n;
-      const scalar_t* from = weight + o * f.stride[0] + (channel - first) * f.stride[1] - l * step;
-      for (int i = 0; i < count; ++i) {
-        for (int m = l; m < stop; ++m) to[tap[i]][m] = to_acc(from[offset[i] + m * step]);
-      }
-      l = stop;
-    }
-  }
-
- private:
-  void move_to(int64_t phase) {
-    first = phase * f.channels;
-    end = first + f.channels;
-    count = 0;
-    for (int r = 0; r < kWinogradTaps; ++r) {
-      const int64_t y = folded_tap(f, 0, by * kWinogradTaps + r, phase / f.step[1]);
-      for (int s = 0; y >= 0 && s < kWinogradTaps; ++s) {
-        const int64_t x = folded_tap(f, 1, bx * kWinogradTaps + s, phase % f.step[1]);
-        if (x < 0) continue;
-        tap[count] = r * int(kWinogradTaps) + s;
-        offset[count++] = y * f.stride[2] + x * f.stride[3];
-      }
-    }
-  }
-
-  const Filter& f;
-  const int64_t by, bx;
-  int64_t first = 0, end = 0;  // folded channels of the phase
-  int count = 0;
-  int tap[kWinogradTaps * kWinogradTaps] = {};
-  int64_t offset[kWinogradTaps * kWinogradTaps] = {};
-};
-
-// Element 0 of a transformed row or column of taps depends on tap 0 alone, element 3 on tap 2
-// alone. Where a block has no such tap, that element's products are 0 and left out.
-class Presence {
- public:
-  explicit Presence(const Filter& filter) : f(filter) {}
-
-  // Whether element e may differ from 0 for the folded channels [begin, end) of a block.
-  bool operator()(int e, int64_t block, int64_t begin, int64_t end) const {
-    const int64_t last = (min_of(end, f.folded_channels()) - 1) / f.channels;
-    for (int64_t phase = begin / f.channels; phase <= last; ++phase) {
-      if (along(0, e / int(kWinogradTile), block / f.blocks(1), phase / f.step[1]) &&
-          along(1, e % int(kWinogradTile), block % f.blocks(1), phase % f.step[1])) {
-        return true;
-      }
-    }
-    return false;
-  }
-
- private:
-  bool along(int axis, int element, int64_t block, int64_t phase) const {
-    if (element == 1 || element == 2) return true;
-    return folded_tap(f, axis, block * kWinogradTaps + (element == 0 ? 0 : 2), phase) >= 0;
-  }
-  const Filter& f;
-};
-
 // G g, for one row or column of taps.
 template <typename vector_t>
 static inline void expand(const vector_t* g, int step, vector_t* out, int out_step) {
@@ -233,50 +130,7 @@ void winograd_filters(const Winograd& p, int64_t begin, int64_t end) {
   }
 }
 
-// ---- Tiles -------------------------------------------------------------------------------------
-
-// Bt d, for one row or column of a tile.
-template <typename vector_t>
-static inline void difference(vector_t* d, int step) {
-  const vector_t a = d[0], b = d[step], c = d[2 * step], e = d[3 * step];
-  d[0] = a - c;
-  d[step] = b + c;
-  d[2 * step] = c - b;
-  d[3 * step] = b - e;
-}
-
-// Bt d B of one tile: element e of the sum's index k goes to
-// to[e * e_step + k / kWidth * step + k % kWidth].
-template <int64_t kWidth, typename acc_t>
-static void transform_inputs(const FoldedImage& image, const Filter& f, const TilePlace& tile,
-                             int64_t group, acc_t* to, int64_t e_step, int64_t step) {
-  constexpr int kLanes = kLanesOf<acc_t>;
-  const int64_t next_col = image.groups * image.depth, next_row = image.cols * next_col;
-  int64_t k = 0;
-  for (int64_t by = 0; by < f.blocks(0); ++by) {
-    for (int64_t bx = 0; bx < f.blocks(1); ++bx) {
-      const int64_t y = tile.y * kWinogradOutputs + by * kWinogradTaps;
-      const int64_t x = tile.x * kWinogradOutputs + bx * kWinogradTaps;
-      const acc_t* from = static_cast<const acc_t*>(image.memory) +
-                          (tile.n * image.rows + y) * next_row + x * next_col + group * image.depth;
-      for (int64_t d = 0; d < image.depth; d += kLanes, k += kLanes) {
-        vec_t<acc_t> v[kWinogradElements];
-#pragma GCC unroll 4
-        for (int r = 0; r < 4; ++r) {
-#pragma GCC unroll 4
-          for (int s = 0; s < 4; ++s) v[4 * r + s] = load(from + d + r * next_row + s * next_col);
-        }
-#pragma GCC unroll 4
-        for (int s = 0; s < 4; ++s) difference(v + s, 4);
-#pragma GCC unroll 4
-        for (int r = 0; r < 4; ++r) difference(v + 4 * r, 1);
-        acc_t* at = to + k / kWidth * step + k % kWidth;
-#pragma GCC unroll 16
-        for (int e = 0; e < kWinogradElements; ++e) store(v[e], at + e * e_step);
-      }
-    }
-  }
-}
+// ---- Outputs -----------------------------------------------------------------------------------
 
 // At m, for one row or column of a tile.
 template <typename vector_t>
@@ -284,17 +138,6 @@ static inline void gather(const vector_t* m, int step, vector_t* out, int out_st
   out[0] = m[0] + m[step] + m[2 * step];
   out[out_step] = m[step] - m[2 * step] - m[3 * step];
 }
-
-// A y, its adjoint.
-template <typename vector_t>
-static inline void spread(const vector_t* y, int step, vector_t* out, int out_step) {
-  out[0] = y[0];
-  out[out_step] = y[0] + y[step];
-  out[2 * out_step] = y[0] - y[step];
-  out[3 * out_step] = -y[step];
-}
-
-// ---- The convolution ---------------------------------------------------------------------------
 
 // c[i, j] = sum over the listed chunks of the sum. a holds chunks of kWinogradChunk elements, row
 // after row; b panels' rows. Chains as long as Gemm::kChain, or a short sum's whole length.
@@ -474,139 +317,10 @@ void winograd_outputs(const Winograd& p, int64_t begin, int64_t end, bool* finit
   }
 }
 
-// ---- The weight's gradient ---------------------------------------------------------------------
-
-template <typename scalar_t>
-void winograd_tiles(const WinogradGradient& p, int64_t begin, int64_t end) {
-  using acc_t = accumulate_t<scalar_t>;
-  using vector_t = vec_t<acc_t>;
-  const FoldedImage& grad = p.grad_output;
-  const int64_t next_col = grad.groups * grad.depth, next_row = grad.cols * next_col;
-  for (int64_t i = begin; i < end; ++i) {
-    const TilePlace tile = place_of(p.first + i, p.tiles);
-    transform_inputs<kWinogradPanel>(p.input, p.filter, tile, p.group,
-                                     static_cast<acc_t*>(p.inputs) + i * kWinogradPanel,
-                                     p.inputs_size(), p.count * kWinogradPanel);
-    const acc_t* from = static_cast<const acc_t*>(grad.memory) +
-                        (tile.n * grad.rows + tile.y * 2) * next_row + tile.x * 2 * next_col +
-                        p.group * grad.depth;
-    acc_t* to = static_cast<acc_t*>(p.outputs) + i * p.output_pitch;
-    for (int64_t d = 0; d < grad.depth; d += kLanesOf<acc_t>) {
-      vector_t y[4], half[8], m[kWinogradElements];
-      for (int q = 0; q < 4; ++q) y[q] = load(from + d + q / 2 * next_row + q % 2 * next_col);
-      for (int s = 0; s < 2; ++s) spread(y + s, 2, half + s, 2);
-      for (int r = 0; r < 4; ++r) spread(half + 2 * r, 1, m + 4 * r, 1);
-      for (int e = 0; e < kWinogradElements; ++e) {
-        store(m[e], to + e * p.outputs_size() + d);
-      }
-    }
-  }
-}
-
-// c += the products of the tiles [first, last), in chains.
-template <typename acc_t, int kVectors>
-static void multiply_tiles(const WinogradGradient& p, const acc_t* a, const acc_t* b, int64_t first,
-                           int64_t last, acc_t* c) {
-  constexpr int64_t kChain = Gemm<acc_t>::kChain;
-  for (int64_t t = first; t < last; t += kChain) {
-    multiply_chain<acc_t, kVectors>(a + t * p.output_pitch, p.output_pitch, b + t * kWinogradPanel,
-                                    kWinogradPanel, min_of(kChain, last - t), c);
-  }
-}
-
-// A group's and element's sums: panels of columns (taps), in each panels of rows (maps).
-template <typename scalar_t>
-void winograd_products(const WinogradGradient& p, int64_t begin, int64_t end) {
-  using acc_t = accumulate_t<scalar_t>;
-  using G = Gemm<acc_t>;
-  constexpr int64_t kTiles = 3 * G::kChain;  // both panels of so many stay in the first cache
-  const Presence present(p.filter);
-  const int64_t row_panels = ceil_div(p.filter.maps, G::kRows);
-  for (int64_t unit = begin; unit < end; ++unit) {
-    const int64_t panel = unit % p.panels(), depth = p.input.depth;
-    const int e = int(unit / p.panels());
-    bool needed = false;
-    for (int64_t k = panel * kWinogradPanel; k < min_of((panel + 1) * kWinogradPanel, p.taps());
-         k += kWinogradChunk) {
-      needed |= present(e, k / depth, k % depth, k % depth + kWinogradChunk);
-    }
-    if (!needed) continue;
-    const acc_t* outputs = static_cast<const acc_t*>(p.outputs) + e * p.outputs_size();
-    const acc_t* inputs = static_cast<const acc_t*>(p.inputs) + e * p.inputs_size() +
-                          panel * kWinogradPanel * p.count;
-    acc_t* sums = static_cast<acc_t*>(p.sums) + (p.group * kWinogradElements + e) * p.sums_size() +
-                  panel * kWinogradPanel * row_panels * G::kRows;
-    const int64_t width = min_of(kWinogradPanel, p.taps() - panel * kWinogradPanel);
-    for (int64_t first = 0; first < p.count; first += kTiles) {
-      const int64_t last = min_of(first + kTiles, p.count);
-      for (int64_t i = 0; i < row_panels; ++i) {
-        for (int64_t v = 0; v < width; v += G::kCols) {
-          const acc_t* a = outputs + i * G::kRows;
-          acc_t* c = sums + (v / G::kCols * row_panels + i) * G::kRows * G::kCols;
-          if (width - v <= kLanesOf<acc_t>) {
-            multiply_tiles<acc_t, 1>(p, a, inputs + v, first, last, c);
-          } else {
-            multiply_tiles<acc_t, G::kVectors>(p, a, inputs + v, first, last, c);
-          }
-        }
-      }
-    }
-  }
-}
-
-// Gt m, for one row or column of a tile.
-template <typename vector_t>
-static inline void contract(const vector_t* m, int step, vector_t* out, int out_step) {
-  const vector_t sum = (m[step] + m[2 * step]) * 0.5f;
-  out[0] = m[0] + sum;
-  out[out_step] = (m[step] - m[2 * step]) * 0.5f;
-  out[2 * out_step] = m[3 * step] + sum;
-}
-
-template <typename scalar_t>
-void winograd_weights(const WinogradGradient& p, int64_t begin, int64_t end, bool* finite) {
-  using acc_t = accumulate_t<scalar_t>;
-  using G = Gemm<acc_t>;
-  using vector_t = vec_t<acc_t>;
-  constexpr int kLanes = kLanesOf<acc_t>;
-  const Filter& f = p.filter;
-  const int64_t row_panels = ceil_div(f.maps, G::kRows);
-  vector_t check{};
-  for (int64_t unit = begin; unit < end; ++unit) {
-    const int64_t group = unit / f.maps, o = unit % f.maps;
-    scalar_t* weight = static_cast<scalar_t*>(f.weight) + group * f.maps * f.stride[0];
-    const acc_t* sums = static_cast<const acc_t*>(p.sums) +
-                        group * kWinogradElements * p.sums_size() +
-                        o / G::kRows * G::kRows * G::kCols + o % G::kRows * G::kCols;
-    for (int64_t k = 0; k < p.taps(); k += kLanes) {
-      vector_t m[kWinogradElements], half[12], g[9];
-      for (int e = 0; e < kWinogradElements; ++e) {
-        m[e] = load(sums + e * p.sums_size() + k / G::kCols * row_panels * G::kRows * G::kCols +
-                    k % G::kCols);
-      }
-      for (int s = 0; s < 4; ++s) contract(m + s, 4, half + s, 4);
-      for (int r = 0; r < 3; ++r) contract(half + 4 * r, 1, g + 3 * r, 1);
-      BlockTaps block(f, k / p.input.depth);
-      for (int l = 0; l < kLanes; ++l) {
-        const int64_t d = (k + l) % p.input.depth;
-        if (d >= f.folded_channels()) continue;
-        block.for_each(o, d, [&](int tap, int64_t at) { from_acc(acc_t(g[tap][l]), weight[at]); });
-      }
-      for (const vector_t& value : g) check += value * 0;
-    }
-  }
-  for (int l = 0; l < kLanes; ++l) {
-    if (check[l] != 0) *finite = false;
-  }
-}
-
-#define INSTANTIATE(scalar_t)                                                           \
-  template void winograd_fold<scalar_t>(const FoldedImage&, int64_t, int64_t);          \
-  template void winograd_filters<scalar_t>(const Winograd&, int64_t, int64_t);          \
-  template void winograd_outputs<scalar_t>(const Winograd&, int64_t, int64_t, bool*);   \
-  template void winograd_tiles<scalar_t>(const WinogradGradient&, int64_t, int64_t);    \
-  template void winograd_products<scalar_t>(const WinogradGradient&, int64_t, int64_t); \
-  template void winograd_weights<scalar_t>(const WinogradGradient&, int64_t, int64_t, bool*);
+#define INSTANTIATE(scalar_t)                                                  \
+  template void winograd_fold<scalar_t>(const FoldedImage&, int64_t, int64_t); \
+  template void winograd_filters<scalar_t>(const Winograd&, int64_t, int64_t); \
+  template void winograd_outputs<scalar_t>(const Winograd&, int64_t, int64_t, bool*);
 INSTANTIATE(float)
 INSTANTIATE(double)
 INSTANTIATE(half)
