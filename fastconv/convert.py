@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections import Counter
+from typing import Any, TypeGuard
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -73,8 +74,8 @@ def fuse(model: nn.Module) -> nn.Module:
     The results are the same numbers. What was a ReLU or a normalisation becomes
     ``torch.nn.Identity`` under the same name, so parameters and ``state_dict`` keys stay as they
     are; but that stage's own output is no longer the rectified or normalised one, so look inside a
-    model (``fastconv visualize``, hooks) before fusing it. Layers with hooks are left alone. Fusing
-    twice changes nothing.
+    model (``fastconv visualize``, hooks) before fusing it. Left alone are layers with hooks,
+    subclasses, and layers that stand in several places. Fusing twice changes nothing.
 
     Args:
         model: any module.
@@ -82,51 +83,57 @@ def fuse(model: nn.Module) -> nn.Module:
     Returns:
         The same model.
     """
+    uses = Counter(id(m) for _, m in model.named_modules(remove_duplicate=False))
     for sequence in model.modules():
         if isinstance(sequence, nn.Sequential):
-            names = list(sequence._modules)
-            for name, after in zip(names, [*names[1:], None], strict=True):
-                if _is_plain_relu(sequence._modules[name]):
-                    before = names[names.index(name) - 1] if name != names[0] else None
-                    _fuse_relu(sequence, before, name, after)
-                elif after:
-                    _fuse_norm(sequence, name, after)
+            stages = list(sequence._modules.items())
+            for i, (name, stage) in enumerate(stages):
+                # A layer that stands in two places would change in both.
+                before, after = (
+                    stages[j][1] if 0 <= j < len(stages) and uses[id(stages[j][1])] == 1 else None
+                    for j in (i - 1, i + 1)
+                )
+                if _fuse_relu(before, stage, after) or _fuse_norm(stage, after):
+                    sequence._modules[name] = nn.Identity()
     return model
 
 
-def _is_plain_relu(module: nn.Module) -> bool:
-    return type(module) is nn.ReLU and not _has_hooks(module)
+def _is_plain(module: nn.Module | None, *types: type[nn.Module]) -> bool:
+    """Exactly of such a type, for a subclass may compute something else, and without hooks."""
+    if type(module) not in types:
+        return False
+    assert module is not None
+    return not (module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
 
 
-def _has_hooks(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
+def _is_plain_pool(module: nn.Module | None) -> TypeGuard[nn.MaxPool2d]:
+    if not _is_plain(module, nn.MaxPool2d, fnn.MaxPool2d):
+        return False
+    assert isinstance(module, nn.MaxPool2d)
+    return not module.return_indices and _is_accepted(module)
 
 
-def _fuse_relu(stages: nn.Sequential, before: str | None, relu: str, after: str | None) -> None:
-    pool = stages.get_submodule(after) if after else None
-    convolution = stages.get_submodule(before) if before else None
-    if isinstance(pool, nn.MaxPool2d) and not pool.return_indices:
-        _RectifiedMaxPool2d.of(pool)
-    elif isinstance(convolution, fnn.Conv2d):
-        convolution.activation = "relu"
+def _fuse_relu(before: nn.Module | None, relu: nn.Module, after: nn.Module | None) -> bool:
+    if not _is_plain(relu, nn.ReLU):
+        return False
+    if _is_plain_pool(after):
+        _RectifiedMaxPool2d.of(after)
+    elif _is_plain(before, fnn.Conv2d):
+        assert isinstance(before, fnn.Conv2d)
+        before.activation = "relu"
     else:
-        return
-    stages._modules[relu] = nn.Identity()
+        return False
+    return True
 
 
-def _fuse_norm(stages: nn.Sequential, name: str, after: str) -> None:
-    norm, pool = stages.get_submodule(name), stages.get_submodule(after)
-    if not isinstance(norm, nn.LocalResponseNorm) or not isinstance(pool, nn.MaxPool2d):
-        return
-    # Subclasses may compute something else.
-    known = type(norm) in (nn.LocalResponseNorm, fnn.LocalResponseNorm)
-    known &= type(pool) in (nn.MaxPool2d, fnn.MaxPool2d)
-    if not known or getattr(norm, "region", "across") != "across":
-        return
-    if pool.return_indices or not _is_accepted(pool) or _has_hooks(norm) or _has_hooks(pool):
-        return
+def _fuse_norm(norm: nn.Module, pool: nn.Module | None) -> bool:
+    if not _is_plain(norm, nn.LocalResponseNorm, fnn.LocalResponseNorm) or not _is_plain_pool(pool):
+        return False
+    assert isinstance(norm, nn.LocalResponseNorm)
+    if getattr(norm, "region", "across") != "across":
+        return False
     NormalisedMaxPool2d.of(pool, norm)
-    stages._modules[name] = nn.Identity()
+    return True
 
 
 class NormalisedMaxPool2d(fnn.MaxPool2d):

@@ -207,3 +207,35 @@ def test_fuse_leaves_alone_what_it_must():
     kinds = [type(m) for m in net]
     assert [type(m) for m in fastconv.fuse(net)] == kinds
     assert net[1].activation == "none"
+
+
+def test_fuse_leaves_alone_what_stands_in_several_places():
+    pool, convolution = nn.MaxPool2d(2), fastconv.nn.Conv2d(3, 3, 3, padding=1)
+    norm_pool = nn.MaxPool2d(2)
+    net = nn.Sequential(
+        *(convolution, nn.Tanh(), convolution, nn.ReLU(), nn.Tanh()),
+        *(pool, nn.Tanh(), nn.ReLU(), pool),
+        *(norm_pool, fastconv.nn.LocalResponseNorm(3), norm_pool),
+    )
+    x = sample(2, 3, 32, 32)
+    expected = net(x)
+    assert torch.equal(fastconv.fuse(net)(x), expected)
+    assert not any(isinstance(m, nn.Identity) for m in net)
+
+
+def test_fuse_leaves_alone_what_a_relu_must_not_move_into():
+    class Pool(nn.MaxPool2d):
+        pass
+
+    hooked, hooked_pool = fastconv.nn.Conv2d(3, 3, 3), nn.MaxPool2d(2)
+    hooked.register_forward_hook(lambda *_: None)
+    hooked_pool.register_forward_hook(lambda *_: None)
+    for net in (
+        nn.Sequential(hooked, nn.ReLU()),
+        nn.Sequential(nn.ReLU(), hooked_pool),
+        nn.Sequential(nn.ReLU(), Pool(2)),
+        nn.Sequential(nn.ReLU(), nn.MaxPool2d(17)),
+    ):
+        kinds = [type(m) for m in net]
+        assert [type(m) for m in fastconv.fuse(net)] == kinds
+    assert hooked.activation == "none"

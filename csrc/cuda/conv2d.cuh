@@ -27,7 +27,7 @@ Conv2dPath conv2d_path(const Conv2d& p, bool allow_tf32) {
   if (sizeof(scalar_t) == 8 || (sizeof(scalar_t) == 4 && !allow_tf32)) return Conv2dPath::kPlain;
   if (p.out_channels % kCount != 0) return Conv2dPath::kPlain;
   if (p.in_channels % kCount == 0) return Conv2dPath::kTensorCores;
-  return fits_blocks(p) ? Conv2dPath::kBlocks : Conv2dPath::kPlain;
+  return fits_blocks(p, kCount) ? Conv2dPath::kBlocks : Conv2dPath::kPlain;
 }
 
 template <typename scalar_t>

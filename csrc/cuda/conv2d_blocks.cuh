@@ -110,11 +110,7 @@ inline Blocks filter_taps(const Conv2d& p, bool weight_last) {
           image_steps(p.in_channels, p.h.kernel, p.w.kernel, weight_last)};
 }
 
-// Whether conv2d can run on blocks, and what it is then.
-inline bool fits_blocks(const Conv2d& p) {
-  return p.groups == 1 && p.h.dilation == 1 && p.w.dilation == 1;
-}
-
+// What conv2d is on blocks.
 inline Conv2d blocks_problem(const Conv2d& p, int64_t pack) {
   Conv2d b = p;
   b.in_channels = ceil_div(p.in_channels * p.h.stride * p.w.stride, pack) * pack;
@@ -127,6 +123,17 @@ inline Conv2d blocks_problem(const Conv2d& p, int64_t pack) {
     to.padding = 0;
   }
   return b;
+}
+
+// Whether conv2d can run on blocks. Pixels between the windows would be copied and multiplied for
+// nothing, and the rearranged image may be too large for 32 bits where the image is not.
+inline bool fits_blocks(const Conv2d& p, int64_t pack) {
+  if (p.groups != 1 || p.h.dilation != 1 || p.w.dilation != 1) return false;
+  if (p.h.stride > p.h.kernel || p.w.stride > p.w.kernel) return false;
+  constexpr int64_t kMost = INT32_MAX - 1024;
+  const Conv2d b = blocks_problem(p, pack);
+  const int64_t pixels = b.h.input * b.w.input;
+  return pixels * b.in_channels <= kMost && p.batch * pixels <= kMost;
 }
 
 inline Blocks image_blocks(const Conv2d& p, const Conv2d& b, bool channels_last) {

@@ -23,11 +23,21 @@ class CudaCall {
   cudaStream_t stream() const { return stream_; }
 
   void check(cudaError_t error) const {
+    if (error == cudaErrorNoKernelImageForDevice) refuse_device();
     FASTCONV_CHECK(op_, error == cudaSuccess,
                    "the kernel's launch failed: ", cudaGetErrorString(error));
   }
 
  private:
+  void refuse_device() const {
+    int device = 0, major = 0, minor = 0;
+    cudaGetDevice(&device);
+    cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+    cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
+    fail(op_, "this build holds no code for a GPU of compute capability ", major, ".", minor,
+         ": build it anew with TORCH_CUDA_ARCH_LIST=", major, ".", minor);
+  }
+
   const char* op_;
   torch::stable::accelerator::DeviceGuard guard_;
   cudaStream_t stream_;
@@ -58,6 +68,9 @@ inline void check_pool2d_image(const char* op, const Pool2d& p) {
 // Kernels count pixels and taps in 32 bits, and step within an image in 32 bits.
 inline void check_conv2d_extents(const char* op, const Conv2d& p, int64_t tiles = 1) {
   constexpr int64_t kMost = INT32_MAX - 1024;
+  constexpr int64_t kMostGroups = 65535;  // a grid's extent
+  FASTCONV_CHECK(op, p.groups <= kMostGroups, "groups must be at most ", kMostGroups,
+                 " on a GPU (got groups=", p.groups, ")");
   check_image_size(op, "input", p.groups * p.in_channels * p.h.input * p.w.input);
   check_image_size(op, "output", p.groups * p.out_channels * p.h.output * p.w.output);
   check_span(op, p.h);

@@ -324,7 +324,7 @@ template <ContrastMean kMean, typename scalar_t>
 __global__ void __launch_bounds__(kMeanThreads)
     contrast_mean_kernel(Contrast<scalar_t> c, int lane_bits) {
   using acc_t = accumulate_t<scalar_t>;
-  FASTCONV_SHARED(acc_t, sums, kMeanThreads);
+  FASTCONV_SHARED(double, sums, kMeanThreads);
   const int thread = int(threadIdx.x), lanes = 1 << lane_bits;
   const int lane_tiles = (c.lanes + lanes - 1) >> lane_bits;
   const int image = int(blockIdx.x) / lane_tiles;
@@ -332,14 +332,14 @@ __global__ void __launch_bounds__(kMeanThreads)
   const int pixels = c.height * c.width;
   const bool sums_up = c.mean_divisor && lane < c.lanes;
   const int out = image * c.lanes + lane;
-  acc_t sum = 0;
+  double sum = 0;  // gradients take one way below the mean and another above
   for (int i = thread >> lane_bits; sums_up && i < pixels; i += kMeanThreads >> lane_bits) {
     const int position = i * c.lanes + lane;
     const acc_t s = c.deviation[image * c.saved + position];
     if constexpr (kMean == ContrastMean::kFloor) {
-      sum += s;
+      sum += double(s);
     } else {
-      sum += s > c.floor[out] ? acc_t(0) : c.gathered(image, position).change;
+      sum += s > c.floor[out] ? 0.0 : double(c.gathered(image, position).change);
     }
   }
   sums[thread] = sum;
@@ -349,7 +349,7 @@ __global__ void __launch_bounds__(kMeanThreads)
     __syncthreads();
   }
   if (thread >= lanes || lane >= c.lanes) return;
-  const acc_t mean = sums[thread] / acc_t(pixels);
+  const acc_t mean = acc_t(sums[thread] / pixels);
   if constexpr (kMean == ContrastMean::kFloor) {
     c.floor[out] = mean <= c.least ? c.least : mean;  // a NaN stays
   } else {

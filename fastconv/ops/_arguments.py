@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch.autograd import forward_ad
 
 IntOrPair = int | Sequence[int]
 
@@ -26,6 +27,24 @@ def check_tensor(op: str, name: str, value: Any) -> None:
         raise TypeError(f"{op}: {name} must be a tensor (got {type(value).__name__})")
     if value.layout != torch.strided:
         raise TypeError(f"{op}: {name} must be a dense tensor (got layout {value.layout})")
+    if op != "conv2d":  # which leaves it to the algorithm
+        check_no_tangent(op, name, value)
+
+
+def has_tangent(tensor: torch.Tensor) -> bool:
+    """Whether forward-mode differentiation (``torch.func.jvp``) goes through the tensor."""
+    if torch.compiler.is_compiling() or getattr(forward_ad, "_current_level", 0) < 0:
+        return False
+    return forward_ad.unpack_dual(tensor).tangent is not None
+
+
+def check_no_tangent(op: str, name: str, value: torch.Tensor) -> None:
+    """torch would take the tangent of a result of our kernels for 0, without a word."""
+    if has_tangent(value):
+        raise NotImplementedError(
+            f"{op}: {name} must have no tangent, for forward-mode derivatives are not implemented "
+            "(got a dual tensor)"
+        )
 
 
 def check_floating(op: str, name: str, value: Any) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fastconv._library import _C
+from fastconv.ops._arguments import check_no_tangent, has_tangent
 
 _ALGORITHMS = ("auto", "fastconv", "fastconv_wgmma", "library")
 _DEVICES_WITH_KERNELS = {"fastconv": ("cpu", "cuda"), "fastconv_wgmma": ("cuda",)}
@@ -40,23 +41,31 @@ def choose_algorithm(algorithm: str, problem: tuple, run: Callable[[str, Any], T
             f"conv2d: algorithm={algorithm!r} runs on {', '.join(devices)} "
             f"(got a tensor on {input.device})"
         )
+    named = zip(("input", "weight", "bias"), (input, weight, bias), strict=True)
+    tensors = {name: t for name, t in named if t is not None}
+    if algorithm == "auto" and any(map(has_tangent, tensors.values())):
+        return "library"
     if algorithm != "auto":
+        for name in tensors if algorithm != "library" else ():
+            check_no_tangent("conv2d", name, tensors[name])
         return algorithm
     if torch.compiler.is_exporting():  # for any batch, and for machines without our kernels
         return "library"
+    if input.device.type == "cuda" and torch.compiler.is_compiling():
+        return "library"  # a graph cannot measure, and must not depend on every size
     if input.device.type != "cuda":
         ours = input.device.type == "cpu" and _ours_is_faster_on_cpus(*problem)
         return "fastconv" if ours else "library"
-    tensors = input, weight, bias
-    key = (*map(_description, tensors), *map(str, rest), torch.is_grad_enabled())
+    operands = input, weight, bias
+    key = (*map(_description, operands), *map(str, rest), torch.is_grad_enabled())
     if key not in _fastest:
-        # Neither a trace nor a graph can hold a measurement; the next ordinary call makes it.
-        if torch.compiler.is_compiling() or torch.cuda.is_current_stream_capturing():
+        # A graph can hold no measurement; the next ordinary call makes it.
+        if torch.cuda.is_current_stream_capturing():
             return "library"
         names = ["fastconv", "library"]
-        if _has_warpgroup_products(input) and _agrees("fastconv_wgmma", run, tensors):
+        if _has_warpgroup_products(input) and _agrees("fastconv_wgmma", run, operands):
             names.append("fastconv_wgmma")
-        _fastest[key] = fastest(lambda name: _step(run, name, tensors), input, names)
+        _fastest[key] = fastest(lambda name: _step(run, name, operands), input, names)
     return _fastest[key]
 
 
@@ -92,10 +101,19 @@ def _rounded_up(value: int, multiple: int) -> int:
 
 
 def fastest(run: Callable[[str], Any], input: Tensor, names=("fastconv", "library")) -> str:
-    """The name of the algorithm that takes the least time on the input's device."""
+    """The name of the algorithm that takes the least time on the input's device.
+
+    One that refuses the problem, but for the library's, does not take part: images that are too
+    large for it, say, or a GPU that it holds no code for.
+    """
     seconds = {}
     for name in names:
-        run(name)  # the first call may set things up
+        try:
+            run(name)  # the first call may set things up
+        except RuntimeError:
+            if name == "library":
+                raise
+            continue
         synchronize = torch.cuda.synchronize if input.device.type == "cuda" else lambda _: None
         synchronize(input.device)
         start = time.perf_counter()

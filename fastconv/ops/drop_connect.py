@@ -254,17 +254,20 @@ def _weight_grad(g, x, seed, p):
 def _setup_context(ctx, inputs, output):
     input, weight, bias, seed, ctx.p = inputs
     ctx.masked_bias = bias is not None and bias.dim() == 2
-    ctx.save_for_backward(input, weight, seed)
+    of_input, of_weight, *_ = ctx.needs_input_grad
+    ctx.save_for_backward(input if of_weight else None, weight if of_input else None, seed)
 
 
 def _backward(ctx, grad):
     x, weight, seed = ctx.saved_tensors
     needs_x, needs_weight, needs_bias, *_ = ctx.needs_input_grad
-    grad_bias = grad if ctx.masked_bias else grad.sum(0)
+    grad_bias = None
+    if needs_bias:
+        grad_bias = grad if ctx.masked_bias else grad.sum(0)
     return (
         _input_grad(grad, weight, seed, ctx.p) if needs_x else None,
         _weight_grad(grad, x, seed, ctx.p) if needs_weight else None,
-        grad_bias if needs_bias else None,
+        grad_bias,
         None,
         None,
     )

@@ -74,7 +74,9 @@ class Finding:
 
 
 @torch.no_grad()
-def examine(model: nn.Module, images: Tensor, targets: Tensor) -> Finding:
+def examine(
+    model: nn.Module, images: Tensor, targets: Tensor, label_smoothing: float = 0.0
+) -> Finding:
     """Run a batch (N, C, H, W) with its classes (N,) through the model and look at every layer.
 
     Layers are modules without children; of one that runs several times the last counts.
@@ -95,7 +97,7 @@ def examine(model: nn.Module, images: Tensor, targets: Tensor) -> Finding:
     finally:
         for hook in hooks:
             hook.remove()
-    loss = F.cross_entropy(logits.float(), targets).item()
+    loss = F.cross_entropy(logits.float(), targets, label_smoothing=label_smoothing).item()
     weights = {name: largest(p) for name, p in model.named_parameters()}
     return Finding(loss, find_cause(images, model, outputs), outputs, weights)
 

@@ -85,6 +85,8 @@ class Trainer:
         self.progress = progress
         self.stop = StopRequest() if stop is None else stop  # one that nobody asked is falsy
         self.device = pick_device(settings.device, self.world.local_rank)
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)  # random layers are seeded on the current one
         self.layout = torch.channels_last if settings.channels_last else torch.contiguous_format
         model: Any = run.model  # torch's types know no memory_format
         self.model: nn.Module = model.to(self.device, memory_format=self.layout).train()
@@ -281,7 +283,13 @@ class Trainer:
         step = self.stepper.first_bad()
         if step is not None:
             said = [text for text in self.world.gather(self._diagnose(step)) if text]
-            raise TrainingDiverged(f"{said[0]}\n  {self._kept()}")
+            # The same images may give a number now: layers draw for each part of a batch apart.
+            unseen = (
+                f"the loss was no number in {self._position()}, at learning rate "
+                f"{self.schedule.lr:g}; the same images give one now\n"
+                f"  what helps: {diagnosis.what_helps(self.settings)}"
+            )
+            raise TrainingDiverged(f"{[*said, unseen][0]}\n  {self._kept()}")
         norm = nn.utils.get_total_norm(list(self.model.parameters())).item()
         if norm - norm != 0:  # NaN or infinity
             raise TrainingDiverged(
@@ -303,7 +311,7 @@ class Trainer:
         self._seed()
         images, targets = images.to(self.device), targets.to(self.device)
         with autocast(self.device, self.stepper.amp_dtype):
-            finding = diagnosis.examine(self.model, images, targets)
+            finding = diagnosis.examine(self.model, images, targets, self.settings.label_smoothing)
         if self.world.leads:
             with contextlib.suppress(WriteError):
                 finding.write(self.run.path, self.epoch, step, self.schedule.lr, dataset, keys)

@@ -23,12 +23,18 @@ def build_optimizer(model: nn.Module, settings: Settings) -> torch.optim.SGD:
             "weight_decay": settings.weight_decay if settings.bias_decay else 0.0,
         },
     ]
-    return torch.optim.SGD(
+    optimizer = torch.optim.SGD(
         [group for group in groups if group["params"]],
         momentum=settings.momentum,
         nesterov=settings.nesterov,
         fused=True,
     )
+    if settings.momentum:
+        # torch allocates them at the first step, and leaves them unwritten where that is skipped
+        # because float16's gradients overflowed.
+        for parameter in [*weights, *biases]:
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
 
 
 def weights_of(model: nn.Module) -> list[nn.Parameter]:

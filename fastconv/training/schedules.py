@@ -6,6 +6,7 @@ the start of training.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from torch.optim import Optimizer, lr_scheduler
@@ -90,6 +91,7 @@ def build_schedule(optimizer: Optimizer, settings: Settings, steps_per_epoch: in
 
 def _scheduler(optimizer: Optimizer, settings: Settings) -> Any:
     epochs, rate = settings.epochs, settings.decay_rate
+    end = min(1.0, settings.min_lr / settings.lr)  # of each group's own rate
     match settings.sched:
         case "constant":
             return lr_scheduler.ConstantLR(optimizer, factor=1.0, total_iters=0)
@@ -106,12 +108,14 @@ def _scheduler(optimizer: Optimizer, settings: Settings) -> Any:
                 factor=rate or 0.1,
                 patience=settings.patience_epochs,
                 threshold=0.0,
-                min_lr=settings.min_lr,
+                min_lr=[end * group["lr"] for group in optimizer.param_groups],
             )
         case "cosine":
-            return lr_scheduler.CosineAnnealingLR(optimizer, epochs, settings.min_lr)
+            return lr_scheduler.LambdaLR(
+                optimizer,
+                lambda epoch: end + (1 - end) * (1 + math.cos(math.pi * epoch / epochs)) / 2,
+            )
         case "linear":
-            end = min(1.0, settings.min_lr / settings.lr)
             return lr_scheduler.LinearLR(optimizer, 1.0, end, total_iters=epochs)
         case "exponential":
             gamma = rate or FINAL_FRACTION ** (1 / max(1, epochs - 1))

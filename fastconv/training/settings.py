@@ -76,7 +76,10 @@ class Settings:
     )
     strict: bool = _setting("data", "bool", False, "stop at an unreadable image, do not skip it")
     workers: int | None = _setting(
-        "data", "int", None, "processes that read images; 0 for digits, else up to 4"
+        "data",
+        "int",
+        None,
+        "processes that read images; 0 for digits, else up to 2 (GPU: 16)",
     )
     device_transforms: bool | None = _setting(
         "data",

@@ -95,7 +95,11 @@ class Stepper:
         parts = self.settings.grad_accum_steps
         parts = list(zip(images.chunk(parts), targets.chunk(parts), strict=True))
         # The exchange takes the mean over the processes, so their number has to come in again.
-        scale = self.world.size / in_all
+        scale: Any = self.world.size / in_all
+        if self.scaler.is_enabled():
+            # It overwrites what the optimizer is told of a bad loss, but sees gradients that are no
+            # numbers, as this step's own would be.
+            scale = torch.where(self._first_bad >= 0, torch.nan, scale)
         total = torch.zeros((), device=self.device)
         for number, (images, targets) in enumerate(parts, 1):
             images = images.to(self.device, non_blocking=True, memory_format=self.layout)

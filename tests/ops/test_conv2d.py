@@ -445,6 +445,23 @@ def test_the_faster_algorithm_wins():
     assert fastest(lambda name: time.sleep(slow[name]), torch.zeros(1)) == "library"
 
 
+def test_an_algorithm_that_refuses_does_not_take_part():
+    def run(name):
+        if name == "fastconv":
+            raise NotImplementedError(name)
+
+    assert fastest(run, torch.zeros(1)) == "library"
+
+
+@pytest.mark.parametrize("algorithm", ["library", "auto"])
+def test_forward_mode_is_the_librarys(algorithm):
+    x, weight, tangent = sample(4, 4, 9, 9), sample(32, 4, 3, 3), sample(4, 4, 9, 9, seed=1)
+    got = torch.func.jvp(
+        lambda x: fastconv.conv2d(x, weight, algorithm=algorithm), (x,), (tangent,)
+    )
+    torch.testing.assert_close(got[1], F.conv2d(tangent, weight))
+
+
 def test_a_third_algorithm_wins_where_it_takes_part():
     slow = {"fastconv": 0.02, "library": 0.02, "fastconv_wgmma": 0.0}
     run, x = lambda name: time.sleep(slow[name]), torch.zeros(1)

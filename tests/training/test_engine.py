@@ -58,6 +58,47 @@ def test_one_step_is_sgd_with_momentum_and_decay(tmp_path):
         torch.testing.assert_close(got.detach(), expected)
 
 
+def float16_step(folder):
+    """A trainer in float16, its weights, and a step on some images."""
+    trainer = start(folder, amp=True, amp_dtype="float16")
+    images = torch.rand(8, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    weights = [p.detach().clone() for p in trainer.model.parameters()]
+    return trainer, weights, lambda: trainer._train_step(images, torch.arange(8), 0, 8)
+
+
+def moved(trainer, weights):
+    after = trainer.model.parameters()
+    return any(not torch.equal(a, b) for a, b in zip(after, weights, strict=True))
+
+
+def test_momentum_begins_at_zero_where_float16_overflows_at_first(tmp_path):
+    trainer, weights, step = float16_step(tmp_path / "run")
+    trainer.stepper.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**120)
+    step()
+    assert not moved(trainer, weights)
+    for p in trainer.model.parameters():
+        assert trainer.optimizer.state[p]["momentum_buffer"].count_nonzero() == 0
+    trainer.stepper.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**8)
+    step()
+    assert moved(trainer, weights)
+    assert all(p.isfinite().all() and p.abs().max() < 10 for p in trainer.model.parameters())
+
+
+def test_after_a_bad_loss_no_step_in_float16_counts(tmp_path):
+    trainer, weights, step = float16_step(tmp_path / "run")
+    trainer.stepper._first_bad.fill_(0)
+    step()
+    assert not moved(trainer, weights)
+
+
+def test_a_loss_that_is_a_number_when_it_is_looked_for_again(tmp_path, monkeypatch):
+    trainer = start(tmp_path / "run")
+    trainer.stepper._first_bad.fill_(3)
+    monkeypatch.setattr(trainer, "_diagnose", lambda step: None)
+    with pytest.raises(training.TrainingDiverged, match="the same images give one now"):
+        trainer._require_finite()
+
+
 @pytest.mark.parametrize(
     "options",
     [{}, {"bias_decay": True}, {"grad_clip": 0.01}, {"amp": True, "amp_dtype": "float16"}],

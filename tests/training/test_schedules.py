@@ -62,7 +62,7 @@ def torchs(make):
     ],
 )
 def test_course_is_torchs(settings, make):
-    schedule = build_schedule(optimizer(), Settings(epochs=EPOCHS, **settings), STEPS)
+    schedule = build_schedule(optimizer(), Settings(epochs=EPOCHS, lr=0.1, **settings), STEPS)
     assert rates(schedule) == pytest.approx(torchs(make))
 
 
@@ -80,6 +80,15 @@ def test_linear_falls_by_equal_steps_to_the_lowest_rate():
     schedule = build_schedule(sgd, settings, STEPS)
     expected = [0.1 - 0.0099 * epoch for epoch in range(EPOCHS + 1)]
     assert rates(schedule) == pytest.approx(expected[:-1])
+    assert [group["lr"] for group in sgd.param_groups] == pytest.approx([0.001, 0.002])
+
+
+@pytest.mark.parametrize("sched", ["cosine", "plateau"])
+def test_every_group_ends_at_the_same_fraction(sched):
+    sgd = optimizer()
+    settings = Settings(epochs=EPOCHS, sched=sched, lr=0.1, min_lr=0.001, patience_epochs=0)
+    schedule = build_schedule(sgd, settings, STEPS)
+    rates(schedule, errors=[0.5] * EPOCHS)
     assert [group["lr"] for group in sgd.param_groups] == pytest.approx([0.001, 0.002])
 
 
