@@ -46,7 +46,8 @@ def conv2d(
         activation: ``"none"``, or ``"relu"`` for ``max(output, 0)``.
         algorithm: ``"fastconv"``: this package's kernels. ``"library"``: torch's (oneDNN, cuDNN).
             ``"auto"``: the faster one. On a GPU the first call with such a problem measures both,
-            and later ones remember; on a CPU the choice rests on measurements of the package.
+            and later ones remember, while a compiled graph there takes the library's; on a CPU the
+            choice rests on measurements of the package.
             ``"fastconv_wgmma"``: this package's with Hopper's warpgroup products, on a GPU of
             compute capability 9.0, for problems in 16 bits that go to tensor cores; others run as
             with ``"fastconv"``. No GPU has run them yet: ``"auto"`` measures them as well only
