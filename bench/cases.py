@@ -59,7 +59,8 @@ class Case:
 
 def cases(batch: int, wanted: str = "") -> Iterator[Case]:
     """All cases whose op's name holds ``wanted``."""
-    for make in (_convs, _pools, _norms, _maxouts, _drop_connects, _tiled_convs, _preparations):
+    every = _convs, _linears, _pools, _norms, _maxouts, _drop_connects, _tiled_convs, _preparations
+    for make in every:
         yield from (case for case in make(batch) if wanted in case.op)
 
 
@@ -230,8 +231,32 @@ def _maxouts(batch):
         )
 
 
+# Inputs and outputs of AlexNet's and ZFNet's fully connected layers.
+FULLY_CONNECTED = {"fc6": (9216, 4096), "fc7": (4096, 4096), "fc8": (4096, 1000)}
+
+
+def _linears(batch):
+    for name, (inputs, outputs) in FULLY_CONNECTED.items():
+        work = 2 * batch * inputs * outputs
+        moved = batch * (inputs + outputs) + inputs * outputs
+        yield Case(
+            "linear",
+            name,
+            [(batch, inputs), (outputs, inputs), (outputs,)],
+            lambda x, w, b: fastconv.linear(x, w, b, activation="relu", algorithm="fastconv"),
+            lambda x, w, b: F.linear(x, w, b).relu(),
+            moved=moved,
+            backward_moved=2 * moved,
+            flops=work,
+            backward_flops=2 * work,
+            learns=(0, 1, 2),
+            tolerance=2e-2,
+        )
+
+
 def _drop_connects(batch):
-    for name, (inputs, outputs) in {"fc6": (9216, 4096), "fc7": (4096, 4096)}.items():
+    for name in ("fc6", "fc7"):
+        inputs, outputs = FULLY_CONNECTED[name]
         work = 2 * batch * inputs * outputs
         moved = batch * (inputs + outputs) + inputs * outputs
         yield Case(

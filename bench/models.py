@@ -32,6 +32,7 @@ from fastconv import nn as fnn  # noqa: E402
 
 TORCHS = {
     fnn.Conv2d: nn.Conv2d,
+    fnn.Linear: nn.Linear,
     fnn.MaxPool2d: nn.MaxPool2d,
     fnn.LocalResponseNorm: nn.LocalResponseNorm,
 }

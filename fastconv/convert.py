@@ -15,6 +15,7 @@ from fastconv.ops._arguments import pair
 # What ours have beyond torch's, set to what makes them equal.
 _OURS: dict[type[nn.Module], tuple[type[nn.Module], dict[str, str]]] = {
     nn.Conv2d: (fnn.Conv2d, {"activation": "none", "algorithm": "auto"}),
+    nn.Linear: (fnn.Linear, {"activation": "none", "algorithm": "auto"}),
     nn.AvgPool2d: (fnn.AvgPool2d, {}),
     nn.MaxPool2d: (fnn.MaxPool2d, {}),
     nn.MaxUnpool2d: (fnn.MaxUnpool2d, {"mode": "overwrite"}),
@@ -29,10 +30,9 @@ def convert(model: nn.Module) -> nn.Module:
     ``state_dict`` keys stay the same, so that optimizers and saved weights go on working, and a
     layer used in several places still is. Converting twice changes nothing.
 
-    Only layers that are exactly torch's Conv2d, AvgPool2d, MaxPool2d, MaxUnpool2d or
+    Only layers that are exactly torch's Conv2d, Linear, AvgPool2d, MaxPool2d, MaxUnpool2d or
     LocalResponseNorm are converted: a subclass may compute something else, so it is left alone. So
-    are the few layers that our ops refuse: convolutions with complex weights and maxima over more
-    than 256 elements.
+    are the few layers that our ops refuse: complex weights and maxima over more than 256 elements.
 
     Args:
         model: any module, which may itself be such a layer.
@@ -52,7 +52,7 @@ def convert(model: nn.Module) -> nn.Module:
 
 def _is_accepted(module: nn.Module) -> bool:
     """Whether our op takes what torch's takes here."""
-    if isinstance(module, nn.Conv2d):
+    if isinstance(module, nn.Conv2d | nn.Linear):
         return module.weight.is_floating_point()
     if isinstance(module, nn.MaxPool2d):
         height, width = pair("convert", "kernel_size", module.kernel_size)
@@ -65,7 +65,7 @@ def fuse(model: nn.Module) -> nn.Module:
 
     In every ``torch.nn.Sequential`` (the package's models are such):
 
-    - A ReLU behind one of our ``Conv2d`` moves into the convolution.
+    - A ReLU behind one of our ``Conv2d`` or ``Linear`` moves into it.
     - A ReLU before a ``MaxPool2d`` moves behind it, where there are fewer elements: a maximum of
       rectified values is the rectified maximum, and the gradient goes to the same place.
     - A ``LocalResponseNorm`` across maps before a ``MaxPool2d`` moves into it
@@ -118,8 +118,8 @@ def _fuse_relu(before: nn.Module | None, relu: nn.Module, after: nn.Module | Non
         return False
     if _is_plain_pool(after):
         _RectifiedMaxPool2d.of(after)
-    elif _is_plain(before, fnn.Conv2d):
-        assert isinstance(before, fnn.Conv2d)
+    elif _is_plain(before, fnn.Conv2d, fnn.Linear):
+        assert isinstance(before, fnn.Conv2d | fnn.Linear)
         before.activation = "relu"
     else:
         return False

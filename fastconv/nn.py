@@ -20,6 +20,7 @@ __all__ = [
     "Conv2d",
     "DropConnectLinear",
     "Dropout",
+    "Linear",
     "LocalContrastNorm",
     "LocalResponseNorm",
     "MaxPool2d",
@@ -67,12 +68,35 @@ class Conv2d(nn.Conv2d):
         )
 
     def extra_repr(self) -> str:
-        text = super().extra_repr()
-        if self.activation != "none":
-            text += f", activation={self.activation}"
-        if self.algorithm != "auto":
-            text += f", algorithm={self.algorithm}"
-        return text
+        return super().extra_repr() + _options_repr(self)
+
+
+class Linear(nn.Linear):
+    """:func:`fastconv.linear` as a layer: ``torch.nn.Linear`` and two options.
+
+    Args:
+        activation: "none", or "relu" to clip the output at 0 in the same pass.
+        algorithm: "auto", "fastconv" or "library".
+    """
+
+    def __init__(self, *args, activation: str = "none", algorithm: str = "auto", **kwargs):
+        super().__init__(*args, **kwargs)
+        self.activation = activation
+        self.algorithm = algorithm
+
+    def forward(self, input: Tensor) -> Tensor:
+        return ops.linear(
+            input, self.weight, self.bias, activation=self.activation, algorithm=self.algorithm
+        )
+
+    def extra_repr(self) -> str:
+        return super().extra_repr() + _options_repr(self)
+
+
+def _options_repr(layer: Conv2d | Linear) -> str:
+    """The options that torch's layer lacks, where they are not the defaults."""
+    text = "" if layer.activation == "none" else f", activation={layer.activation}"
+    return text if layer.algorithm == "auto" else f"{text}, algorithm={layer.algorithm}"
 
 
 _ACTIVATIONS = {

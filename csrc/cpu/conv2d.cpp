@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "cpu/conv2d_few_channels.h"
+#include "cpu/conv2d_fully_connected.h"
 #include "cpu/conv2d_product.h"
 #include "cpu/conv2d_winograd.h"
 #include "glue/conv2d.h"
@@ -39,7 +40,8 @@ static Tensor conv2d(const Tensor& input, const Tensor& weight, std::optional<Te
   if (bias) bias = contiguous_as(*bias, MemoryFormat::Contiguous);
   Tensor output =
       new_tensor(input, conv2d_output_sizes(p), input.scalar_type(), memory_format_of(input));
-  if (winograd_forward(p, input, weight, bias, relu, output) ||
+  if (fully_connected_forward(p, input, weight, bias, relu, output) ||
+      winograd_forward(p, input, weight, bias, relu, output) ||
       few_channels_forward(p, input, weight, bias, relu, output)) {
     return output;
   }
@@ -106,7 +108,10 @@ static Tensor conv2d_input_grad(const Tensor& grad_output, const Tensor& weight,
   Tensor grad_input =
       new_tensor(grad_output, input_size, grad_output.scalar_type(),
                  channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
-  if (winograd_input_grad(p, grad_output, weight, grad_input)) return grad_input;
+  if (fully_connected_input_grad(p, grad_output, weight, grad_input) ||
+      winograd_input_grad(p, grad_output, weight, grad_input)) {
+    return grad_input;
+  }
 
   // (c, o, tap), with the outputs that are summed over adjacent in memory.
   const Tensor turned =
@@ -139,7 +144,8 @@ static Tensor conv2d_weight_grad(const Tensor& grad_output, const Tensor& input,
   Tensor grad_weight =
       new_tensor(grad_output, weight_size, grad_output.scalar_type(),
                  channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
-  if (winograd_weight_grad(p, grad_output, input, grad_weight) ||
+  if (fully_connected_weight_grad(p, grad_output, input, grad_weight) ||
+      winograd_weight_grad(p, grad_output, input, grad_weight) ||
       few_channels_weight_grad(p, grad_output, input, grad_weight)) {
     return grad_weight;
   }

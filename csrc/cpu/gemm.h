@@ -64,10 +64,10 @@ struct PanelSums {
 
 // c[i, j] += sum over k of a[k, i] * b[k, j], for at most kChain elements of the sum. From one
 // element to the next are `a_step` and `b_step`.
-template <typename acc_t, int kVectors = Gemm<acc_t>::kVectors>
+template <typename acc_t, int kVectors = Gemm<acc_t>::kVectors, int kRows = Gemm<acc_t>::kRows>
 static inline void multiply_chain(const acc_t* a, int64_t a_step, const acc_t* b, int64_t b_step,
                                   int64_t depth, acc_t* c) {
-  PanelSums<acc_t, kVectors> sums;
+  PanelSums<acc_t, kVectors, kRows> sums;
   for (int64_t k = 0; k < depth; ++k) {
     sums.template add_products<1>(a, b);
     a += a_step;

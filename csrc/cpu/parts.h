@@ -84,11 +84,15 @@ static inline void for_blocks_apart(int64_t n, const F& body) {
   if (i < n) body(n - kLanes, OneVector<Whole>{});
 }
 
+// Halves upon halves.
 template <typename acc_t>
 static inline acc_t sum_of_lanes(vec_t<acc_t> v) {
-  acc_t sum = 0;
-  for (int i = 0; i < Vec<acc_t>::kLanes; ++i) sum += v[i];
-  return sum;
+  acc_t lanes[Vec<acc_t>::kLanes];
+  store(v, lanes);
+  for (int half = Vec<acc_t>::kLanes / 2; half > 0; half /= 2) {
+    for (int i = 0; i < half; ++i) lanes[i] += lanes[half + i];
+  }
+  return lanes[0];
 }
 
 }  // namespace FASTCONV_ISA

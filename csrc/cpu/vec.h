@@ -11,7 +11,7 @@
 
 #include "core/numeric.h"
 
-#if defined(__F16C__)
+#if defined(__AVX2__) || defined(__F16C__)
 #include <immintrin.h>
 #endif
 
@@ -162,6 +162,29 @@ static inline void store_n(vec_t<float> v, float* p, int n) {
 }
 static inline void store_n(vec_t<double> v, double* p, int n) {
   _mm512_mask_storeu_pd(p, __mmask8((1u << n) - 1), (__m512d)v);
+}
+#endif
+
+// store() of a large result that nobody reads soon: where its address allows, to memory without
+// reading the line first and without driving others out of the caches. A thread that has done so
+// ends with finish_stores_past_caches(), before others may look.
+template <typename scalar_t>
+static inline void store_past_caches(vec_t<accumulate_t<scalar_t>> v, scalar_t* p) {
+  store(v, p);
+}
+static inline void finish_stores_past_caches() {
+#if defined(__AVX2__)
+  _mm_sfence();
+#endif
+}
+#if defined(__AVX2__)
+static inline void store_past_caches(vec_t<float> v, float* p) {
+  if (reinterpret_cast<uintptr_t>(p) % kVectorBytes != 0) return store(v, p);
+#if defined(__AVX512F__)
+  _mm512_stream_ps(p, (__m512)v);
+#else
+  _mm256_stream_ps(p, (__m256)v);
+#endif
 }
 #endif
 

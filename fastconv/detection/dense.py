@@ -332,6 +332,8 @@ def _dense_linear(
             raise ValueError(
                 f"to_dense: {name} must have the activation none or relu (got {activation!r})"
             )
+    elif isinstance(layer, fnn.Linear):
+        activation = layer.activation
     elif type(layer) is not nn.Linear:
         raise ValueError(f"to_dense: {name} ({type(layer).__name__}) has no dense form")
     weight = weight.unflatten(1, (-1, *size))

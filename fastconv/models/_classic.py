@@ -150,7 +150,7 @@ class ClassicNet(StagedNet):
                     name, number, units, _HIDDEN_UNITS, kind, probability, dropout_scale
                 )
                 units = _HIDDEN_UNITS
-        stages["fc8"] = nn.Linear(units, num_classes)
+        stages["fc8"] = fnn.Linear(units, num_classes)
         super().__init__(
             stages,
             input_size=(in_chans, side, side),

@@ -146,7 +146,7 @@ def hidden(
             inputs, outputs, p=p, mask_bias=True, activation="relu", inference="gaussian"
         )
         return {f"fc{number}": layer}
-    stages = {f"fc{number}": nn.Linear(inputs, outputs), f"relu{number}": nn.ReLU()}
+    stages = {f"fc{number}": fnn.Linear(inputs, outputs), f"relu{number}": nn.ReLU()}
     if regulariser == "dropout":
         stages[f"drop{number}"] = fnn.Dropout(p, scale=scale)
     return stages

@@ -130,12 +130,12 @@ class AlexNetOWT(StagedNet):
         )
         classifier = nn.Sequential(
             nn.Dropout(dropout),
-            nn.Linear(256 * 6 * 6, 4096),
+            fnn.Linear(256 * 6 * 6, 4096),
             nn.ReLU(),
             nn.Dropout(dropout),
-            nn.Linear(4096, 4096),
+            fnn.Linear(4096, 4096),
             nn.ReLU(),
-            nn.Linear(4096, num_classes),
+            fnn.Linear(4096, num_classes),
         )
         stages = {
             "features": features,

@@ -67,7 +67,7 @@ def cifar_stochastic_pooling(
     stages |= {
         "fit4": FitMap2d(4),
         "flatten": nn.Flatten(),
-        "fc4": nn.Linear(64 * 4 * 4, num_classes),
+        "fc4": fnn.Linear(64 * 4 * 4, num_classes),
     }
     return SmallNet(stages, input_size=(in_chans, 32, 32), num_classes=num_classes, minimum_size=8)
 
@@ -97,7 +97,7 @@ def cifar_dropconnect(
         "fit4": FitMap2d(4),
         "flatten": nn.Flatten(),
         **hidden("cifar_dropconnect", 4, 64 * 4 * 4, 64, regulariser, p, "test"),
-        "fc5": nn.Linear(64, num_classes),
+        "fc5": fnn.Linear(64, num_classes),
     }
     return SmallNet(stages, input_size=(in_chans, 32, 32), num_classes=num_classes, minimum_size=8)
 
@@ -126,6 +126,6 @@ def mnist_dropconnect(
         "fit3": FitMap2d(4),
         "flatten": nn.Flatten(),
         **hidden("mnist_dropconnect", 3, 64 * 4 * 4, 150, regulariser, p, "test"),
-        "fc4": nn.Linear(150, num_classes),
+        "fc4": fnn.Linear(150, num_classes),
     }
     return SmallNet(stages, input_size=(in_chans, 28, 28), num_classes=num_classes, minimum_size=16)

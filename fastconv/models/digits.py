@@ -23,10 +23,10 @@ class DigitsConvNet(StagedNet):
             "pool2": fnn.MaxPool2d(3, stride=2, padding=1),
             "fit3": FitMap2d(2),
             "flatten": nn.Flatten(),
-            "fc3": nn.Linear(64 * 2 * 2, 120),
+            "fc3": fnn.Linear(64 * 2 * 2, 120),
             "relu3": nn.ReLU(),
             "drop3": nn.Dropout(dropout),
-            "fc4": nn.Linear(120, num_classes),
+            "fc4": fnn.Linear(120, num_classes),
         }
         super().__init__(
             stages,

@@ -4,6 +4,7 @@ import fastconv._library  # noqa: F401  the schemas must stand before the pages 
 from fastconv.ops.avg_pool2d import avg_pool2d, sum_pool2d
 from fastconv.ops.conv2d import conv2d
 from fastconv.ops.drop_connect import drop_connect, drop_connect_gaussian
+from fastconv.ops.linear import linear
 from fastconv.ops.local_contrast_norm import local_contrast_norm
 from fastconv.ops.local_response_norm import local_response_norm
 from fastconv.ops.local_response_norm_max_pool2d import local_response_norm_max_pool2d
@@ -19,6 +20,7 @@ __all__ = [
     "conv2d",
     "drop_connect",
     "drop_connect_gaussian",
+    "linear",
     "local_contrast_norm",
     "local_response_norm",
     "local_response_norm_max_pool2d",

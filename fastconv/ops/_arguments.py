@@ -7,6 +7,7 @@ they rely on.
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Sequence
 from typing import Any
 
@@ -75,7 +76,7 @@ def check_device(op: str, name: str, value: torch.Tensor, other_name: str, other
         )
 
 
-def check_int(op: str, name: str, value: Any, least: int = 1) -> None:
+def integer(op: str, name: str, value: Any, least: int = 1) -> int:
     """An int of at least ``least`` that fits into 64 bits."""
     if not _is_int(value):
         raise TypeError(f"{op}: {name} must be an int (got {name}={value!r})")
@@ -83,6 +84,7 @@ def check_int(op: str, name: str, value: Any, least: int = 1) -> None:
         raise ValueError(f"{op}: {name} must be at least {least} (got {name}={value})")
     if isinstance(value, int) and value >= 2**63:
         raise ValueError(f"{op}: {name} must be at most {2**63 - 1} (got {name}={value})")
+    return _as_int(value)
 
 
 def number(op: str, name: str, value: Any) -> float:
@@ -91,7 +93,8 @@ def number(op: str, name: str, value: Any) -> float:
         raise TypeError(f"{op}: {name} must be a number (got {name}={value!r})")
     if isinstance(value, int | float) and not abs(value) <= _FLOAT32_MAX:
         raise ValueError(f"{op}: {name} must be finite in float32 (got {name}={value})")
-    return float(value) if isinstance(value, int) else value
+    is_symbol = isinstance(value, torch.SymInt | torch.SymFloat)
+    return value if is_symbol else float(value)
 
 
 def check_bool(op: str, name: str, value: Any) -> None:
@@ -107,16 +110,20 @@ def check_generator(op: str, generator: Any) -> None:
 
 
 def _is_int(value):
-    # torch.SymInt counts as an int: sizes are symbolic under torch.compile.
-    return isinstance(value, int | torch.SymInt) and not isinstance(value, bool)
+    # torch.SymInt counts as an int: sizes are symbolic under torch.compile. So do NumPy's.
+    return isinstance(value, numbers.Integral | torch.SymInt) and not isinstance(value, bool)
+
+
+def _as_int(value: Any) -> Any:
+    return value if isinstance(value, torch.SymInt) else int(value)
 
 
 def pair(op: str, name: str, value: Any, least: int = 0) -> list[int]:
     """An int or a sequence of one or two ints as ``[height, width]``, each from ``least`` on."""
     if _is_int(value):
-        both = [value, value]
+        both = [_as_int(value)] * 2
     elif isinstance(value, Sequence) and len(value) in (1, 2) and all(map(_is_int, value)):
-        both = [value[0], value[-1]]
+        both = [_as_int(value[0]), _as_int(value[-1])]
     else:
         raise TypeError(f"{op}: {name} must be an int or a pair of ints (got {name}={value!r})")
     for size in both:

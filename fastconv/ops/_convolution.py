@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from fastconv.ops._arguments import autocast, check_int, check_like, check_tensor
+from fastconv.ops._arguments import autocast, check_like, check_tensor, integer
 
 _INT32_MAX = 2**31 - 1
 
@@ -42,7 +42,7 @@ def check_sizes(
 
     ``padding`` is (top, bottom, left, right).
     """
-    check_int(op, "groups", groups)
+    integer(op, "groups", groups)
     shapes = f"(got input {tuple(input_size)}, weight {tuple(weight_size)}, groups={groups})"
     if min(weight_size) < 1:
         raise ValueError(f"{op}: weight must have no empty dimension {shapes}")

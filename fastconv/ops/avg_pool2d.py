@@ -12,7 +12,7 @@ from fastconv.ops._arguments import (
     IntOrPair,
     batched_maps,
     check_bool,
-    check_int,
+    integer,
     memory_format,
     pool_window,
     pooled_size,
@@ -54,7 +54,7 @@ def avg_pool2d(
     check_bool(op, "ceil_mode", ceil_mode)
     check_bool(op, "count_include_pad", count_include_pad)
     if divisor_override is not None:
-        check_int(op, "divisor_override", divisor_override, least=-(2**63))
+        divisor_override = integer(op, "divisor_override", divisor_override, least=-(2**63))
         if divisor_override == 0:
             raise ValueError(f"{op}: divisor_override must not be 0")
     output = torch.ops.fastconv.avg_pool2d(

@@ -15,7 +15,7 @@ from torch import Tensor
 from fastconv.ops._arguments import (
     batched_maps,
     check_bool,
-    check_int,
+    integer,
     memory_format,
     number,
 )
@@ -64,7 +64,7 @@ def local_contrast_norm(
     op = "local_contrast_norm"
     if divisor not in _DIVISORS:
         raise ValueError(f"{op}: divisor must be 'mean' or 'threshold' (got divisor={divisor!r})")
-    check_int(op, "kernel_size", kernel_size, least=-(2**63))
+    kernel_size = integer(op, "kernel_size", kernel_size, least=-(2**63))
     if kernel_size < 1 or kernel_size % 2 == 0:
         raise ValueError(
             f"{op}: kernel_size must be odd and positive (got kernel_size={kernel_size})"

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastconv.ops._arguments import check_floating, check_int, memory_format, number
+from fastconv.ops._arguments import check_floating, integer, memory_format, number
 
 _ALPHA_MODES = ("mean", "sum")
 _REGIONS = ("across", "within")
@@ -56,7 +56,7 @@ def local_response_norm(
     """
     op = "local_response_norm"
     check_floating(op, "input", input)
-    check_int(op, "size", size)
+    size = integer(op, "size", size)
     alpha, beta, k = number(op, "alpha", alpha), number(op, "beta", beta), number(op, "k", k)
     if alpha_mode not in _ALPHA_MODES:
         raise ValueError(

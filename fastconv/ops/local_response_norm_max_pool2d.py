@@ -14,7 +14,7 @@ from fastconv.ops._arguments import (
     IntOrPair,
     batched_maps,
     check_bool,
-    check_int,
+    integer,
     memory_format,
     number,
     pool_window,
@@ -99,7 +99,7 @@ def local_response_norm_max_pool2d(
     """
     op = "local_response_norm_max_pool2d"
     x, unbatched = batched_maps(op, "input", input)
-    check_int(op, "size", size)
+    size = integer(op, "size", size)
     window = pool_window(op, kernel_size, stride, padding, dilation, most=256)
     check_bool(op, "ceil_mode", ceil_mode)
     alpha, beta, k = number(op, "alpha", alpha), number(op, "beta", beta), number(op, "k", k)

@@ -11,7 +11,7 @@ from typing import Literal, overload
 import torch
 from torch import Tensor
 
-from fastconv.ops._arguments import check_bool, check_floating, check_int, memory_format
+from fastconv.ops._arguments import check_bool, check_floating, integer, memory_format
 
 
 @overload
@@ -55,8 +55,8 @@ def maxout(
     op = "maxout"
     stride = pool_size if stride is None else stride
     check_floating(op, "input", input)
-    check_int(op, "pool_size", pool_size, least=-(2**63))
-    check_int(op, "stride", stride, least=-(2**63))
+    pool_size = integer(op, "pool_size", pool_size, least=-(2**63))
+    stride = integer(op, "stride", stride, least=-(2**63))
     check_bool(op, "return_switches", return_switches)
     if input.dim() < 2:
         raise ValueError(

@@ -192,7 +192,8 @@ class Deconvnet:
     def _rule_of(self, module: nn.Module) -> Callable | None:
         if isinstance(module, RECTIFIERS):
             return None if self.backward == "gradient" else self._rectify
-        if isinstance(module, fnn.Conv2d | fnn.DropConnectLinear) and module.activation == "relu":
+        fusing = fnn.Conv2d | fnn.Linear | fnn.DropConnectLinear
+        if isinstance(module, fusing) and module.activation == "relu":
             return None if self.backward == "gradient" else self._rectify_fused
         if isinstance(module, NormalisedMaxPool2d) and (
             self.norms == "skip" or self.unpool == "overwrite"

@@ -244,6 +244,20 @@ def local_contrast_norm(draw):
 
 
 @st.composite
+def linear(draw):
+    examples = draw(st.sampled_from([1, 2, 9, 70]))
+    lead = [*draw(st.lists(st.integers(0, 5), max_size=2)), examples]
+    inputs, outputs = (draw(st.one_of(st.integers(1, 60), st.sampled_from([128, 257, 700])))
+                       for _ in range(2))  # fmt: skip
+    input = draw(tensors([*lead[draw(st.integers(0, 2)) :], inputs], ["normal", "ties", "zeros"]))
+    dtype = input["dtype"]
+    bias = draw(tensors([outputs], ["normal"], dtype)) if draw(st.booleans()) else None
+    return {"input": input, "weight": draw(tensors([outputs, inputs], ["normal"], dtype)),
+            "bias": bias, "activation": draw(st.sampled_from(["none", "relu"])),
+            "algorithm": "fastconv"}  # fmt: skip
+
+
+@st.composite
 def drop_connect(draw):
     lead = draw(st.lists(st.integers(0, 5), max_size=3))
     inputs, outputs = (draw(st.one_of(st.integers(0, 40), st.sampled_from([128, 129, 300])))
@@ -262,7 +276,7 @@ OPS = {
     for strategy in (
         *(conv2d, tiled_conv2d, max_pool2d, max_pool2d_with_switches, max_unpool2d, avg_pool2d),
         *(sum_pool2d, stochastic_pool2d, maxout, local_response_norm, local_contrast_norm),
-        *(local_response_norm_max_pool2d, drop_connect),
+        *(local_response_norm_max_pool2d, drop_connect, linear),
     )
 }
 

@@ -344,6 +344,13 @@ def _drop_connect(args, t):
     return Expected(function, ["input", "weight", "bias"], linear=True)
 
 
+def _linear(args, t):
+    def function(x, weight, bias=None):
+        return torch.nn.functional.linear(x, weight, bias)
+
+    return Expected(function, ["input", "weight", "bias"], linear=True)
+
+
 REFERENCES = {
     "max_pool2d": _max_pool,
     "max_pool2d_with_switches": _max_pool,
@@ -358,4 +365,5 @@ REFERENCES = {
     "local_response_norm_max_pool2d": _response_norm_max_pool,
     "local_contrast_norm": _contrast_norm,
     "drop_connect": _drop_connect,
+    "linear": _linear,
 }

@@ -212,7 +212,7 @@ def test_regularisers():
     assert {"relu6", "drop6", "relu7", "drop7"}.isdisjoint(found)
     model = on_meta("zfnet", regulariser=(None, "dropconnect"), p=(0.5, 0.25))
     found = kinds(model)
-    assert found["fc6"] is nn.Linear and "drop6" not in found and "relu6" in found
+    assert found["fc6"] is fnn.Linear and "drop6" not in found and "relu6" in found
     assert found["fc7"] is fnn.DropConnectLinear and model.fc7.p == 0.25
     model = on_meta(dropout_scale="test", p=(0.5, 0.2))
     assert model.drop6.scale == "test" and (model.drop6.p, model.drop7.p) == (0.5, 0.2)

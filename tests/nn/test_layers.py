@@ -3,6 +3,7 @@
 import copy
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from op_testing import FORMATS, assert_within_policy, sample
@@ -16,6 +17,8 @@ LAYERS = [
     ("Conv2d", (6, 8, (3, 5)), {"padding": "same", "dilation": 2, "bias": False}),
     ("Conv2d", (6, 4, 3), {"padding": (1, 2), "padding_mode": "reflect"}),
     ("Conv2d", (6, 4, 3), {"padding": 1, "padding_mode": "circular"}),
+    ("Linear", (12, 8), {}),
+    ("Linear", (12, 8), {"bias": False}),
     ("MaxPool2d", (3,), {"stride": 2}),
     ("MaxPool2d", ((2, 3),), {"padding": 1, "dilation": 2, "ceil_mode": True}),
     ("AvgPool2d", (3,), {"stride": 2, "padding": 1, "count_include_pad": False}),
@@ -73,6 +76,31 @@ def test_fused_relu():
     x = sample(2, 3, 8, 8)
     torch.testing.assert_close(layer(x), plain(x).relu())
     assert "activation=relu" in repr(layer)
+
+
+def test_numpys_integers_are_integers():
+    x, two = sample(2, 6, 8, 8), np.int64(2)
+    for ours, theirs in (
+        (fastconv.nn.MaxPool2d(two, two), nn.MaxPool2d(2, 2)),
+        (
+            fastconv.nn.AvgPool2d((two, np.uint8(3)), divisor_override=two),
+            nn.AvgPool2d((2, 3), divisor_override=2),
+        ),
+        (fastconv.nn.LocalResponseNorm(two, k=np.int32(1)), nn.LocalResponseNorm(2)),
+    ):
+        torch.testing.assert_close(ours(x), theirs(x))
+    assert fastconv.nn.Maxout(two)(x).shape == (2, 3, 8, 8)
+    assert fastconv.nn.LocalContrastNorm(np.int64(3))(x).shape == x.shape
+    convolution = fastconv.nn.Conv2d(6, 4, 3, stride=two, padding=[two, two], groups=two)
+    assert convolution(x).shape == (2, 4, 5, 5)
+
+
+def test_linear_with_options():
+    layer = fastconv.nn.Linear(30, 4, activation="relu", algorithm="fastconv")
+    x = sample(2, 3, 30)
+    expected = nn.functional.linear(x, layer.weight, layer.bias).relu()
+    torch.testing.assert_close(layer(x), expected)
+    assert "bias=True, activation=relu, algorithm=fastconv" in repr(layer)
 
 
 def test_a_subclass_with_another_weight_keeps_the_options():

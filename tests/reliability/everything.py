@@ -28,15 +28,15 @@ class Everything(nn.Module):
         self.pool = fastconv.nn.MaxPool2d(3, 2)
         self.drop = fastconv.nn.DropConnectLinear(24, 16)
         self.dropout = fastconv.nn.Dropout(0.2)
-        # Not nn.Linear, whose products' bits depend on the number of threads.
-        self.last = fastconv.nn.Conv2d(16, 10, 1, algorithm="fastconv")
+        # Not the library's, whose products' bits depend on the number of threads.
+        self.last = fastconv.nn.Linear(16, 10, algorithm="fastconv")
 
     def forward(self, images):
         maps = self.features(images)
         pooled, switches = fastconv.max_pool2d_with_switches(maps, 2)
         maps = maps + self.unpool(pooled, switches, output_size=maps.shape[-2:])
         hidden = self.drop(self.pool(nn.functional.pad(maps, (1, 0, 1, 0))).flatten(1)).relu()
-        return self.last(self.dropout(hidden)[:, :, None, None]).flatten(1)
+        return self.last(self.dropout(hidden))
 
 
 def trained(steps, threads):
@@ -93,6 +93,7 @@ def calls(size=8):
         "local_response_norm_max_pool2d": lambda: fastconv.local_response_norm_max_pool2d(x, 5, 3,
                                                                                           2),
         "local_contrast_norm": lambda: fastconv.local_contrast_norm(x, 5),
+        "linear": lambda: fastconv.linear(rows, matrix, algorithm="fastconv"),
         "drop_connect": lambda: fastconv.drop_connect(rows, matrix),
         "drop_connect, batch": lambda: fastconv.drop_connect(rows, matrix, mask="batch"),
         "drop_connect_gaussian": lambda: fastconv.drop_connect_gaussian(rows, matrix, samples=2),

@@ -21,6 +21,7 @@ OPS = {
     "local_response_norm": lambda x: fastconv.local_response_norm(x, 3),
     "local_response_norm_max_pool2d": lambda x: fastconv.local_response_norm_max_pool2d(x, 3, 2),
     "local_contrast_norm": lambda x: fastconv.local_contrast_norm(x, 3),
+    "linear": lambda x: fastconv.linear(x, torch.ones(5, 6), algorithm="fastconv"),
     "drop_connect": lambda x: fastconv.drop_connect(x[0, 0], torch.ones(5, 6)),
 }
 
