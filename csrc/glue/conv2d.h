@@ -27,7 +27,8 @@ inline Conv2d conv2d_of(const char* op, const Sizes& input, const Sizes& weight,
   FASTCONV_CHECK(op, groups >= 1, "groups must be at least 1 (got groups=", groups, ")");
   for (int d = 0; d < 4; ++d) {
     FASTCONV_CHECK(op, weight[d] >= 1 && weight[d] <= INT32_MAX,
-                   "weight must have no empty dimension (got shape ", shape_text(weight), ")");
+                   "weight must have no empty dimension and none above ", INT32_MAX, " (got shape ",
+                   shape_text(weight), ")");
     FASTCONV_CHECK(op, input[d] >= (d == 0 ? 0 : 1) && (d < 2 || input[d] <= INT32_MAX),
                    "input must have no empty dimension but the batch (got shape ",
                    shape_text(input), ")");

@@ -12,7 +12,7 @@ from .references import REFERENCES
 from .tensors import build, is_tensor
 
 ERRORS = (ValueError, TypeError, RuntimeError, NotImplementedError)
-MESSAGE_NAMES = {"max_pool2d_with_switches": "max_pool2d"}
+MESSAGE_NAMES = {"max_pool2d_with_switches": "max_pool2d", "linear": ("linear", "conv2d")}
 
 
 def failure_of(case):
