@@ -72,8 +72,10 @@ def implementations(compiled: bool, graphs: bool) -> list[str]:
     return [*names, f"{OURS} graph", "torch channels_last graph"] if graphs else names
 
 
-def build(implementation: str, setting: Setting) -> tuple[nn.Module, torch.Tensor]:
-    """The model, the same for every implementation, and images."""
+def build(
+    implementation: str, setting: Setting, frozen: bool = False
+) -> tuple[nn.Module, torch.Tensor]:
+    """The model, the same for every implementation, and images; ``frozen``: for inference."""
     kind, layout = implementation.split()[:2]
     torch.manual_seed(0)
     model = fastconv.create_model(setting.model, init="he")
@@ -81,9 +83,14 @@ def build(implementation: str, setting: Setting) -> tuple[nn.Module, torch.Tenso
     images = images.to(setting.device).contiguous(memory_format=FORMATS[layout])
     model = fastconv.fuse(model) if kind == "fastconv" else torchs(model)
     model = model.to(setting.device, memory_format=FORMATS[layout])
+    if frozen:
+        model = model.eval()
+        if kind == "fastconv":
+            model = fastconv.freeze(model)
+    if kind == "compiled" and setting.device == "cuda":
+        return torch.compile(model, mode="max-autotune"), images
     if kind == "compiled":
-        mode = "max-autotune" if setting.device == "cuda" else "default"
-        return torch.compile(model, mode=mode), images
+        return torch.compile(model, options={"freezing": frozen}), images
     return model, images
 
 
@@ -126,11 +133,10 @@ def as_graph(step):
 
 
 def inference(implementation: str, setting: Setting):
-    model, images = build(implementation, setting)
-    model.eval()
+    model, images = build(implementation, setting, frozen=True)
 
     def run():
-        with torch.inference_mode(), setting.precision():
+        with torch.no_grad(), setting.precision():
             return model(images)
 
     return run
@@ -195,7 +201,7 @@ def print_peak(setting: Setting, implementation: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", nargs="+", default=["alexnet", "zfnet"])
-    parser.add_argument("--batch", nargs="+", type=int, default=[32], help="of training: 32")
+    parser.add_argument("--batch", nargs="*", type=int, default=[32], help="of training: 32")
     parser.add_argument("--inference", nargs="*", type=int, default=[1, 16], help="batches: 1 16")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")

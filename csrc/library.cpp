@@ -23,6 +23,10 @@ STABLE_TORCH_LIBRARY(fastconv, m) {
   m.def(
       "conv2d(Tensor input, Tensor weight, Tensor? bias, int[] stride, SymInt[] padding, "
       "int[] dilation, int groups, bool allow_tf32, bool relu, bool warpgroups=False) -> Tensor");
+  m.def("conv2d_filters(Tensor weight, int[] stride, int groups) -> Tensor");
+  m.def(
+      "conv2d_prepared(Tensor input, Tensor weight, Tensor filters, Tensor? bias, int[] stride, "
+      "SymInt[] padding, int groups, bool relu) -> Tensor");
   m.def(
       "conv2d_input_grad(Tensor grad_output, Tensor weight, SymInt[] input_size, int[] stride, "
       "SymInt[] padding, int[] dilation, int groups, bool allow_tf32, bool channels_last, "

@@ -3,7 +3,7 @@
 from fastconv import nn, ops, visualize
 from fastconv._library import info
 from fastconv._version import __version__
-from fastconv.convert import convert, fuse
+from fastconv.convert import convert, freeze, fuse
 from fastconv.models import create_model, list_models, register_model
 from fastconv.ops import *  # noqa: F403  every op, as fastconv.<op>
 from fastconv.run import Run
@@ -13,8 +13,9 @@ __all__ = [
     "Run",
     "__version__",
     "convert",
-    "fuse",
     "create_model",
+    "freeze",
+    "fuse",
     "gradcheck_layer",
     "info",
     "list_models",

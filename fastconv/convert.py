@@ -1,10 +1,11 @@
-"""Swaps torch's layers for ours in a model that is there already, and fuses neighbours."""
+"""Swaps torch's layers for ours in a model that is there already, fuses neighbours, freezes."""
 
 from __future__ import annotations
 
 from collections import Counter
 from typing import Any, TypeGuard
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -134,6 +135,46 @@ def _fuse_norm(norm: nn.Module, pool: nn.Module | None) -> bool:
         return False
     NormalisedMaxPool2d.of(pool, norm)
     return True
+
+
+def freeze(model: nn.Module) -> nn.Module:
+    """Prepare a model for inference alone, in place: faster for one image or a few, on a CPU.
+
+    Puts it into evaluation mode, takes ``requires_grad`` from its parameters, and lets each of our
+    ``Conv2d`` keep its weight as the kernel reads it (:doc:`Winograd's transform
+    <../kernels>`, 16 elements for 9 of a 3x3 filter), which other models make anew at each call.
+    It is made at the first call and again whenever the weight was changed, but for changes through
+    ``.data``, which torch does not count. Fuse first: ``fastconv.freeze(fastconv.fuse(model))``.
+
+    Args:
+        model: any module. Its parameters and ``state_dict`` stay as they are. What the layers
+            keep is neither saved nor copied.
+
+    Returns:
+        The same model.
+    """
+    for module in model.modules():
+        if type(module) is fnn.Conv2d:
+            module.__class__ = _FrozenConv2d
+    return model.eval().requires_grad_(False)
+
+
+class _FrozenConv2d(fnn.Conv2d):
+    """A convolution that keeps its filters' transform, for `freeze`."""
+
+    _kept: tuple[Tensor, tuple[int, int], Tensor] | None = None  # of a weight in such a state
+
+    def _filters(self) -> Tensor:
+        weight, kept = self.weight, self._kept
+        state = weight.data_ptr(), 0 if weight.is_inference() else weight._version
+        if kept is None or kept[0] is not weight or kept[1] != state:
+            stride = pair("freeze", "stride", self.stride)
+            filters = torch.ops.fastconv.conv2d_filters(weight.detach(), stride, self.groups)
+            kept = self._kept = weight, state, filters
+        return kept[2]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_kept"}
 
 
 class NormalisedMaxPool2d(fnn.MaxPool2d):

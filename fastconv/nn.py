@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fastconv import ops
 from fastconv.ops._arguments import IntOrPair, pair
+from fastconv.ops.conv2d import convolve
 
 __all__ = [
     "AvgPool2d",
@@ -55,7 +56,7 @@ class Conv2d(nn.Conv2d):
         if self.padding_mode != "zeros":
             input = F.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode)
             padding = 0
-        return ops.conv2d(
+        return convolve(
             input,
             weight,
             bias,
@@ -65,7 +66,11 @@ class Conv2d(nn.Conv2d):
             self.groups,
             activation=self.activation,
             algorithm=self.algorithm,
+            filters=self._filters,
         )
+
+    # Of a layer that keeps the transform of its weight (`fastconv.freeze`): a function of nothing.
+    _filters: Callable[[], Tensor] | None = None
 
     def extra_repr(self) -> str:
         return super().extra_repr() + _options_repr(self)

@@ -26,11 +26,11 @@ static void check_no_warpgroups(const char* op, bool warpgroups) {
   FASTCONV_CHECK(op, !warpgroups, "warpgroup products run on GPUs alone (got a tensor on the CPU)");
 }
 
-static Tensor conv2d(const Tensor& input, const Tensor& weight, std::optional<Tensor> bias,
-                     IntPair stride, std::vector<int64_t> padding, IntPair dilation, int64_t groups,
-                     bool /*allow_tf32*/, bool relu, bool warpgroups) {
-  const char* op = "conv2d";
-  check_no_warpgroups(op, warpgroups);
+// `filters`, if any, are what conv2d_filters() makes of the weight.
+static Tensor forward(const char* op, const Tensor& input, const Tensor& weight,
+                      const std::optional<Tensor>& filters, std::optional<Tensor> bias,
+                      IntPair stride, std::vector<int64_t> padding, IntPair dilation,
+                      int64_t groups, bool relu) {
   check_rank4(op, "input", input);
   check_floating(op, "input", input);
   check_conv2d_tensor(op, "weight", weight, "input", input);
@@ -38,10 +38,11 @@ static Tensor conv2d(const Tensor& input, const Tensor& weight, std::optional<Te
       conv2d_of(op, sizes_of(input), sizes_of(weight), stride, padding, dilation, groups);
   check_conv2d_bias(op, bias, input, p);
   if (bias) bias = contiguous_as(*bias, MemoryFormat::Contiguous);
+  if (filters) check_conv2d_filters(op, *filters, weight, p);
   Tensor output =
       new_tensor(input, conv2d_output_sizes(p), input.scalar_type(), memory_format_of(input));
   if (fully_connected_forward(p, input, weight, bias, relu, output) ||
-      winograd_forward(p, input, weight, bias, relu, output) ||
+      winograd_forward(p, input, weight, bias, relu, output, filters) ||
       few_channels_forward(p, input, weight, bias, relu, output)) {
     return output;
   }
@@ -65,6 +66,33 @@ static Tensor conv2d(const Tensor& input, const Tensor& weight, std::optional<Te
   product.relu = relu;
   run_products({product}, input.scalar_type());
   return output;
+}
+
+static Tensor conv2d(const Tensor& input, const Tensor& weight, std::optional<Tensor> bias,
+                     IntPair stride, std::vector<int64_t> padding, IntPair dilation, int64_t groups,
+                     bool /*allow_tf32*/, bool relu, bool warpgroups) {
+  check_no_warpgroups("conv2d", warpgroups);
+  return forward("conv2d", input, weight, std::nullopt, bias, stride, padding, dilation, groups,
+                 relu);
+}
+
+static Tensor conv2d_prepared(const Tensor& input, const Tensor& weight, const Tensor& filters,
+                              std::optional<Tensor> bias, IntPair stride,
+                              std::vector<int64_t> padding, int64_t groups, bool relu) {
+  return forward("conv2d_prepared", input, weight, filters, bias, stride, padding, {1, 1}, groups,
+                 relu);
+}
+
+static Tensor conv2d_filters(const Tensor& weight, IntPair stride, int64_t groups) {
+  const char* op = "conv2d_filters";
+  check_rank4(op, "weight", weight);
+  check_floating(op, "weight", weight);
+  FASTCONV_CHECK(op, groups >= 1, "groups must be at least 1 (got groups=", groups, ")");
+  const Sizes image{1, weight.size(1) * groups, weight.size(2), weight.size(3)};
+  const Conv2d p = conv2d_of(op, image, sizes_of(weight), stride, {0, 0, 0, 0}, {1, 1}, groups);
+  FASTCONV_CHECK(op, steps_are_small(p), "stride must be at most 16 (got stride=(", stride[0], ", ",
+                 stride[1], "))");
+  return winograd_filters_of(p, weight);
 }
 
 static Product phase_product(const Tensor& grad_output, const Tensor& turned, const Conv2d& p,
@@ -171,6 +199,8 @@ static Tensor conv2d_weight_grad(const Tensor& grad_output, const Tensor& input,
 
 STABLE_TORCH_LIBRARY_IMPL(fastconv, CPU, m) {
   FASTCONV_IMPL(m, conv2d);
+  FASTCONV_IMPL(m, conv2d_filters);
+  FASTCONV_IMPL(m, conv2d_prepared);
   FASTCONV_IMPL(m, conv2d_input_grad);
   FASTCONV_IMPL(m, conv2d_weight_grad);
 }

@@ -44,10 +44,11 @@ inline bool steps_are_small(const Conv2d& p) {
 
 // Whether it costs less than the plain products. The unit is a step of a multiplication's vector;
 // what transforming and packing cost in it was measured on AlexNet's and ZFNet's layers.
-inline bool winograd_pays(const Conv2d& p, const Filter& f) {
+inline bool winograd_pays(const Conv2d& p, const Filter& f, bool transformed = false) {
   if (p.h.dilation != 1 || p.w.dilation != 1 || !steps_are_small(p)) return false;
   constexpr double kPlain = 1.35;  // of a multiplication, packing and all
-  constexpr int64_t kFilter = 100, kInput = 5, kOutput = 3;
+  constexpr int64_t kInput = 5, kOutput = 3;
+  const int64_t filter = transformed ? 0 : 100;
   const bool turned = f.turned;
   const int64_t sum =
       f.blocks(0) * f.blocks(1) * round_up(turned ? f.maps : f.folded_channels(), kWinogradChunk);
@@ -57,7 +58,7 @@ inline bool winograd_pays(const Conv2d& p, const Filter& f) {
   const int64_t tiles = p.batch * ceil_div(rows, 2) * ceil_div(cols, 2);
   const double plain = kPlain * double(p.batch * p.h.output * p.w.output) *
                        double(p.h.kernel * p.w.kernel * p.in_channels * p.out_channels) / 16;
-  return double(sum * columns) * double(tiles + kFilter) +
+  return double(sum * columns) * double(tiles + filter) +
              double(tiles) * double(kInput * sum + kOutput * columns) <
          plain;
 }
@@ -114,36 +115,76 @@ class ImagesInTurn {
   Tensor memory_;
 };
 
-// Tiles whose transformed inputs the second cache holds beside some products, but not fewer than
-// give each thread some.
-inline int64_t tiles_together(const Winograd& p) {
-  constexpr int64_t kRows = 12;  // a multiple of every kernel's rows
-  constexpr int64_t kMost = 16, kBytes = 600 * 1024;
+// What the busiest thread has to do, in multiplications for each term of the sum.
+inline int64_t most_work(const Winograd& p, int64_t threads) {
+  constexpr int64_t kRows = 12;       // a multiple of every kernel's rows
+  constexpr int64_t kFilterRows = 4;  // reading a unit's filters costs as much as so many tiles
+  const int64_t share = ceil_div(p.units(), threads);
+  int64_t most = 0, work = 0;
+  for (int64_t unit = 0; unit < p.units(); ++unit) {
+    if (unit % share == 0) work = 0;
+    const int64_t part = p.column_part(unit);
+    const int64_t tiles = min_of(p.together, p.all_tiles() - p.first_tile(unit));
+    work += (round_up(tiles, kRows) + kFilterRows) *
+            (p.first_block(part + 1) - p.first_block(part)) * kWinogradColumns;
+    most = max_of(most, work);
+  }
+  return most;
+}
+
+// Chooses the units of work: tiles whose transformed inputs the second cache holds beside some
+// products, and columns in parts where there are too few tiles for the threads.
+inline void choose_units(Winograd& p) {
+  constexpr int64_t kRows = 12, kMost = 16, kBytes = 600 * 1024;
+  const int64_t threads = torch::stable::get_num_threads();
   const int64_t fit = kBytes / (kWinogradElements * int64_t(sizeof(float)) * p.sum() * kRows);
-  const int64_t share =
-      ceil_div(p.all_tiles() * p.input.groups, kRows * int64_t(torch::stable::get_num_threads()));
-  return kRows * max_of(1, min_of(min_of(fit, kMost), share));
+  int64_t least = -1;
+  Winograd candidate = p;
+  for (int64_t rows = 1; rows <= max_of(1, min_of(fit, kMost)); ++rows) {
+    candidate.together = rows * kRows;
+    for (int64_t parts = 1; parts <= p.column_blocks(); ++parts) {
+      candidate.column_parts = parts;
+      const int64_t work = most_work(candidate, threads);
+      if (least < 0 || work < least || (work == least && parts == 1)) {
+        least = work;
+        p.together = candidate.together;
+        p.column_parts = parts;
+      }
+      if (candidate.units() >= 4 * threads) break;
+    }
+  }
+}
+
+// The filters' transform. The problem's filter, columns, groups and depth are set.
+inline Tensor winograd_filters_of(Winograd& p, const Tensor& weight, bool zeros = false) {
+  Tensor transformed = scratch(weight, p.input.groups * kWinogradElements * p.transformed_size());
+  if (zeros) torch::stable::zero_(transformed);  // or what lies between the filters is not written
+  p.transformed = transformed.mutable_data_ptr();
+  FASTCONV_DISPATCH_FLOATING(
+      weight.scalar_type(),
+      parallel_over(p.filter_units(), kWinogradChunk * kWinogradPanel * kWinogradElements,
+                    [&](int64_t begin, int64_t end) {
+                      FASTCONV_ISA_CALL(winograd_filters<scalar_t>(p, begin, end));
+                    }))
+  return transformed;
 }
 
 // Runs the convolution; false where a result is not finite and the output is to be made anew.
-inline bool run_winograd(Winograd& p, const Tensor& input, const Tensor& weight) {
+// `filters`, if any, are the weight's transform.
+inline bool run_winograd(Winograd& p, const Tensor& input, const Tensor& weight,
+                         const std::optional<Tensor>& filters = std::nullopt) {
   const int64_t batch = p.input.batch, threads = torch::stable::get_num_threads();
   p.input.pad_depth(kWinogradChunk);
   const int64_t images = ImagesInTurn::together(batch, p.input.image_size(), threads);
   ImagesInTurn inputs(p.input, input, images);
-  p.together = tiles_together(p);
-  const int64_t columns = p.panels() * kWinogradPanel;
-  const Tensor transformed =
-      scratch(weight, p.input.groups * kWinogradElements * p.transformed_size());
+  choose_units(p);
+  const int64_t columns = p.panels() * kWinogradPanel / p.column_parts;
+  const Tensor transformed = filters ? *filters : winograd_filters_of(p, weight);
   p.transformed = transformed.mutable_data_ptr();
   std::atomic<bool> finite{true};
   FASTCONV_DISPATCH_FLOATING(
-      input.scalar_type(),
-      parallel_over(p.filter_units(), kWinogradChunk * kWinogradPanel * kWinogradElements,
-                    [&](int64_t begin, int64_t end) {
-                      FASTCONV_ISA_CALL(winograd_filters<scalar_t>(p, begin, end));
-                    });
-      const Folding output = p.output; for (int64_t n = 0; n < batch; n += images) {
+      input.scalar_type(), const Folding output = p.output;
+      for (int64_t n = 0; n < batch; n += images) {
         inputs.fold(n);
         p.output.image = inputs.at(output, n);
         parallel_over(p.units(), p.together * p.sum() * columns, [&](int64_t begin, int64_t end) {
@@ -156,10 +197,11 @@ inline bool run_winograd(Winograd& p, const Tensor& input, const Tensor& weight)
 }
 
 inline bool winograd_forward(const Conv2d& p, const Tensor& input, const Tensor& weight,
-                             const std::optional<Tensor>& bias, bool relu, Tensor& output) {
+                             const std::optional<Tensor>& bias, bool relu, Tensor& output,
+                             const std::optional<Tensor>& filters = std::nullopt) {
   Winograd w{};
   w.filter = filter_of(weight, p, false);
-  if (!winograd_pays(p, w.filter)) return false;
+  if (!winograd_pays(p, w.filter, filters.has_value())) return false;
   w.tiles[0] = ceil_div(p.h.output, 2);
   w.tiles[1] = ceil_div(p.w.output, 2);
   w.columns = p.out_channels;
@@ -178,7 +220,36 @@ inline bool winograd_forward(const Conv2d& p, const Tensor& input, const Tensor&
   w.output = folding_of(output, p.out_channels);
   w.bias = bias ? bias->const_data_ptr() : nullptr;
   w.relu = relu;
-  return run_winograd(w, input, weight);
+  return run_winograd(w, input, weight, filters);
+}
+
+// The weight's transform for winograd_forward(), whatever the image.
+inline Tensor winograd_filters_of(const Conv2d& p, const Tensor& weight) {
+  Winograd w{};
+  w.filter = filter_of(weight, p, false);
+  w.columns = p.out_channels;
+  w.input.groups = p.groups;
+  w.input.of.channels = p.in_channels;
+  w.input.of.step[0] = p.h.stride;
+  w.input.of.step[1] = p.w.stride;
+  w.input.pad_depth(kWinogradChunk);
+  return winograd_filters_of(w, weight, true);
+}
+
+inline void check_conv2d_filters(const char* op, const Tensor& filters, const Tensor& weight,
+                                 const Conv2d& p) {
+  const int64_t terms = round_up(p.h.stride * p.w.stride * p.in_channels, kWinogradChunk);
+  const Filter f = filter_of(weight, p, false);
+  const int64_t columns = round_up(p.out_channels, kWinogradPanel);
+  const int64_t size =
+      p.groups * kWinogradElements * (columns * f.blocks(0) * f.blocks(1) * terms + kWinogradPad);
+  const bool is_double = weight.scalar_type() == ScalarType::Double;
+  FASTCONV_CHECK(op,
+                 filters.dim() == 1 && filters.size(0) == size && filters.stride(0) == 1 &&
+                     filters.scalar_type() == (is_double ? ScalarType::Double : ScalarType::Float),
+                 "filters must be what conv2d_filters makes of the weight, ", size,
+                 " elements (got shape ", shape_text(filters), ")");
+  check_same_device(op, "filters", filters, "weight", weight);
 }
 
 inline bool winograd_input_grad(const Conv2d& p, const Tensor& grad_output, const Tensor& weight,

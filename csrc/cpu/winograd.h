@@ -27,9 +27,10 @@ namespace fastconv {
 
 constexpr int64_t kWinogradTaps = 3, kWinogradOutputs = 2, kWinogradTile = 4;
 constexpr int64_t kWinogradElements = kWinogradTile * kWinogradTile;
-constexpr int64_t kWinogradChunk = 16;  // folded channels are padded to a multiple of this
-constexpr int64_t kWinogradPanel = 32;  // room for columns comes in multiples of this
-constexpr int64_t kWinogradPad = 16;    // between elements, or all would fall on one set of a cache
+constexpr int64_t kWinogradChunk = 16;    // folded channels are padded to a multiple of this
+constexpr int64_t kWinogradPanel = 32;    // room for columns comes in multiples of this
+constexpr int64_t kWinogradColumns = 64;  // that a kernel works on together
+constexpr int64_t kWinogradPad = 16;  // between elements, or all would fall on one set of a cache
 
 // How an image lies in memory, and how it is folded.
 struct Folding {
@@ -74,9 +75,10 @@ struct Winograd {
   Filter filter;
   int64_t tiles[2];  // of an image
   int64_t columns;   // maps of a group; folded channels of one, where the filter is turned
-  int64_t together;  // tiles in a unit of work
-  void*
-      transformed;  // what winograd_filters() makes: (group, element, panel, sum, column) of acc_t
+  // A unit of work: so many tiles of a group, and one of the parts that its columns are cut into.
+  int64_t together, column_parts;
+  // What winograd_filters() makes: (group, element, panel, sum, column) of acc_t.
+  void* transformed;
   Folding output;
   const void* bias;  // one for each column of each group, or null
   bool relu;
@@ -88,7 +90,15 @@ struct Winograd {
     return panels() * kWinogradPanel * sum() + kWinogradPad;
   }
   int64_t filter_units() const { return input.groups * panels() * (sum() / kWinogradChunk); }
-  int64_t units() const { return input.groups * ((all_tiles() + together - 1) / together); }
+  int64_t tile_units() const { return (all_tiles() + together - 1) / together; }
+  int64_t units() const { return column_parts * input.groups * tile_units(); }
+  // Of a unit. Neighbours have the same part and group, and then the same filters.
+  int64_t first_tile(int64_t unit) const { return unit % tile_units() * together; }
+  int64_t group(int64_t unit) const { return unit / tile_units() % input.groups; }
+  int64_t column_part(int64_t unit) const { return unit / tile_units() / input.groups; }
+  // A part's first column; parts are whole blocks.
+  int64_t column_blocks() const { return (columns + kWinogradColumns - 1) / kWinogradColumns; }
+  int64_t first_block(int64_t part) const { return column_blocks() * part / column_parts; }
 };
 
 // The gradient of a weight, for the tiles [first, first + count) of one group at a time.

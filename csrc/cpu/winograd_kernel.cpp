@@ -170,7 +170,7 @@ class OutputKernel {
   using G = Gemm<acc_t>;
   using vector_t = vec_t<acc_t>;
   static constexpr int kLanes = kLanesOf<acc_t>;
-  static constexpr int64_t kPanelsTogether = (64 + G::kCols - 1) / G::kCols;
+  static constexpr int64_t kPanelsTogether = kWinogradColumns / G::kCols;
 
   explicit OutputKernel(const Winograd& winograd)
       : p(winograd),
@@ -185,8 +185,7 @@ class OutputKernel {
         chunks(sum / kWinogradChunk) {}
 
   bool run(int64_t unit) {
-    const int64_t units = p.units() / p.input.groups, group = unit / units;
-    const int64_t first = unit % units * p.together;
+    const int64_t group = p.group(unit), part = p.column_part(unit), first = p.first_tile(unit);
     count = min_of(p.together, p.all_tiles() - first);
     for (int64_t i = 0; i < count; ++i) {
       places[i] = place_of(first + i, p.tiles);
@@ -195,8 +194,8 @@ class OutputKernel {
                                        room * kWinogradChunk);
     }
     check = vector_t{};
-    for (int64_t panel = 0; panel < panels; panel += kPanelsTogether) {
-      const int64_t most = min_of(kPanelsTogether, panels - panel);
+    for (int64_t block = p.first_block(part); block < p.first_block(part + 1); ++block) {
+      const int64_t panel = block * kPanelsTogether, most = min_of(kPanelsTogether, panels - panel);
       for (int e = 0; e < kWinogradElements; ++e) {
         for (int64_t j = 0; j < most; ++j) multiply(group, e, panel + j, j);
       }

@@ -21,13 +21,16 @@ _ROUNDS = 3
 _fastest: dict[tuple, str] = {}  # what "auto" measured on a GPU, by problem
 
 
-def choose_algorithm(algorithm: str, problem: tuple, run: Callable[[str, Any], Tensor]) -> str:
+def choose_algorithm(
+    algorithm: str, problem: tuple, run: Callable[[str, Any], Tensor], prepared: bool = False
+) -> str:
     """One of the algorithms but ``"auto"``; settles what that means.
 
     Args:
         algorithm: what the caller asked for.
         problem: a checked one: input, weight, bias, and then plain values.
         run: computes it by an algorithm, with input, weight and bias given anew.
+        prepared: whether our kernels on a CPU find the weight's transform ready.
     """
     input, weight, bias, *rest = problem
     if algorithm not in _ALGORITHMS:
@@ -54,7 +57,7 @@ def choose_algorithm(algorithm: str, problem: tuple, run: Callable[[str, Any], T
     if input.device.type == "cuda" and torch.compiler.is_compiling():
         return "library"  # a graph cannot measure, and must not depend on every size
     if input.device.type != "cuda":
-        ours = input.device.type == "cpu" and _ours_is_faster_on_cpus(*problem)
+        ours = input.device.type == "cpu" and _ours_is_faster_on_cpus(problem, prepared)
         return "fastconv" if ours else "library"
     operands = input, weight, bias
     key = (*map(_description, operands), *map(str, rest), torch.is_grad_enabled())
@@ -69,16 +72,19 @@ def choose_algorithm(algorithm: str, problem: tuple, run: Callable[[str, Any], T
     return _fastest[key]
 
 
-def _ours_is_faster_on_cpus(input, weight, bias, stride, padding, dilation, groups) -> bool:
+def _ours_is_faster_on_cpus(problem: tuple, prepared: bool) -> bool:
     """Whether Winograd's way (csrc/cpu/winograd.h) saves enough multiplications, or packing is.
 
     The rule was fitted to AlexNet's and ZFNet's layers (bench/NOTES.md): the
     library multiplies at nearly the processor's peak, so ours is ahead where it has to multiply
     less, or where the library's own copying of images with few channels holds it up.
     """
+    input, weight, _bias, stride, padding, dilation, groups = problem
     if max(stride) > 64:  # oneDNN's gradients in bfloat16 take time by the stride, even hours
         return True
-    if input.dtype != torch.float32 or list(dilation) != [1, 1] or input.shape[0] < 4:
+    if input.dtype != torch.float32 or list(dilation) != [1, 1]:
+        return False
+    if input.shape[0] < 4 and not prepared:
         return False
     batch, (maps, channels, *kernel) = input.shape[0], weight.shape
     top, bottom, left, right = padding
@@ -86,17 +92,20 @@ def _ours_is_faster_on_cpus(input, weight, bias, stride, padding, dilation, grou
     outputs = [(n - k) // s + 1 for n, k, s in zip(sizes, kernel, stride, strict=True)]
     folded = [-(-k // s) for k, s in zip(kernel, stride, strict=True)]
     blocks = -(-folded[0] // 3) * -(-folded[1] // 3)
-    terms = blocks * _rounded_up(stride[0] * stride[1] * channels, 16)
+    terms = blocks * rounded_up(stride[0] * stride[1] * channels, 16)
     tiles = batch * -(-outputs[0] // 2) * -(-outputs[1] // 2)
-    columns = _rounded_up(maps // groups, 32)
+    columns = rounded_up(maps // groups, 32)
     plain = batch * outputs[0] * outputs[1] * kernel[0] * kernel[1] * channels * (maps // groups)
     # In steps of 16 multiplications, transforming the weight, the input and the output included.
-    winograd = (tiles + 128) * terms * columns + tiles * (5 * terms + 3 * columns)
-    few_channels = groups == 1 and channels <= 4 and maps >= 16 and min(stride) > 1
+    weights = 0 if prepared else 128
+    winograd = (tiles + weights) * terms * columns + tiles * (5 * terms + 3 * columns)
+    few_channels = (
+        groups == 1 and channels <= 4 and maps >= 16 and min(stride) > 1 and input.shape[0] >= 4
+    )
     return winograd < 0.8 * plain / 16 or few_channels
 
 
-def _rounded_up(value: int, multiple: int) -> int:
+def rounded_up(value: int, multiple: int) -> int:
     return -(-value // multiple) * multiple
 
 

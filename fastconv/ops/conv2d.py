@@ -5,6 +5,7 @@ LeCun et al., Neural Computation 1989; groups: Krizhevsky, Sutskever & Hinton, N
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastconv.ops._arguments import IntOrPair, batched_maps, memory_format, pair
-from fastconv.ops._conv2d_algorithm import choose_algorithm, tf32_allowed
+from fastconv.ops._conv2d_algorithm import choose_algorithm, rounded_up, tf32_allowed
 from fastconv.ops._convolution import check_bias, check_sizes, operands, output_size
 
 _OP = "conv2d"
@@ -63,6 +64,25 @@ def conv2d(
         RuntimeError, ValueError, TypeError: naming the argument, the rule and the value, the same
             for every algorithm.
     """
+    window = stride, padding, dilation, groups
+    return convolve(input, weight, bias, *window, activation=activation, algorithm=algorithm)
+
+
+def convolve(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: IntOrPair,
+    padding: IntOrPair | str,
+    dilation: IntOrPair,
+    groups: int,
+    *,
+    activation: str,
+    algorithm: str,
+    filters: Callable[[], Tensor] | None = None,
+) -> Tensor:
+    """:func:`conv2d`; where ``filters`` is given and nothing learns, it may be called for what
+    ``torch.ops.fastconv.conv2d_filters`` makes of the weight."""
     if activation not in _ACTIVATIONS:
         raise ValueError(
             f"{_OP}: activation must be 'none' or 'relu' (got activation={activation!r})"
@@ -76,14 +96,19 @@ def conv2d(
     check_bias(_OP, bias, weight.shape[:1])
     problem: tuple[Any, ...] = (x, weight, bias, stride, padding, dilation, groups)
     relu = activation == "relu"
+    prepared = filters is not None and _takes_filters(problem[:3], stride, dilation)
 
     def run(name: str, tensors: tuple[Tensor, Tensor, Tensor | None]) -> Tensor:
+        if name == "fastconv" and prepared and filters is not None:
+            return torch.ops.fastconv.conv2d_prepared(
+                x, weight, filters(), bias, stride, padding, groups, relu
+            )
         if name != "library":
             options = (stride, padding, dilation, groups, tf32_allowed(x), relu)
             return torch.ops.fastconv.conv2d(*tensors, *options, name == "fastconv_wgmma")
         return _library(*tensors, stride, padding, dilation, groups, relu)
 
-    output = run(choose_algorithm(algorithm, problem, run), problem[:3])
+    output = run(choose_algorithm(algorithm, problem, run, prepared), problem[:3])
     return output.squeeze(0) if unbatched else output
 
 
@@ -114,6 +139,18 @@ def conv2d_ref(
     if bias is not None:
         output = output + bias[:, None, None]
     return output.relu() if relu else output
+
+
+def _takes_filters(tensors, stride, dilation):
+    input = tensors[0]
+    learns = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+    return (
+        not (learns or torch.compiler.is_compiling())
+        and input.device.type == "cpu"
+        and input.dtype == torch.float32
+        and dilation == [1, 1]
+        and max(stride) <= 16
+    )
 
 
 def _library(input, weight, bias, stride, padding, dilation, groups, relu):
@@ -164,6 +201,21 @@ def _fake(
 ):
     ho, wo = output_size(input.shape, weight.shape, stride, padding, dilation)
     return _empty(input, (input.shape[0], weight.shape[0], ho, wo), _is_channels_last(input))
+
+
+@torch.library.register_fake("fastconv::conv2d_filters")
+def _fake_filters(weight, stride, groups):
+    maps, channels, *kernel = weight.shape
+    terms = rounded_up(stride[0] * stride[1] * channels, 16)
+    for k, s in zip(kernel, stride, strict=True):
+        terms *= rounded_up(-(-k // s), 3) // 3  # blocks of three folded taps
+    size = groups * 16 * (rounded_up(maps // groups, 32) * terms + 16)
+    return weight.new_empty(size, dtype=torch.promote_types(weight.dtype, torch.float32))
+
+
+@torch.library.register_fake("fastconv::conv2d_prepared")
+def _fake_prepared(input, weight, filters, bias, stride, padding, groups, relu):
+    return _fake(input, weight, bias, stride, padding, [1, 1], groups, False, relu)
 
 
 @torch.library.register_fake("fastconv::conv2d_input_grad")
