@@ -2,7 +2,8 @@
 //
 // A unit of work is a tile of the output in one group. For each stretch of kDepth of the sum, the
 // tile's rows and columns are gathered from the tensors into packed panels, then every panel of
-// rows meets every panel of columns in registers, and the result is added to the tile's sums. So a
+// rows meets every panel of columns in registers, and the result is added to the tile's sums. Rows
+// whose elements are adjacent along the sum, such as pixels in channels_last, stay in place. So a
 // sum is one of partial sums of kDepth terms each, whatever the tiles. The last step adds the
 // bias, clips, rounds once and scatters the tile into the output.
 #include <limits>
@@ -78,6 +79,9 @@ struct Stretch {
   int count;
   bool adjacent;  // kLanes of them, side by side in memory
   Box<int_t> box;
+
+  // Whether all of it is inside the tensor or none, for each row or column of a panel.
+  bool at_one_position() const { return box.top == box.bottom && box.left == box.right; }
 };
 
 // kWidth rows or columns of an operand, to be packed side by side. Where they are adjacent in
@@ -125,6 +129,18 @@ class Panel {
           __builtin_prefetch(memory + offset[v * kLanes + i] + sum.offset[stretch.begin]);
         }
       }
+    }
+  }
+
+  // Where a stretch of each row lies, for one that can be multiplied in place; what is outside the
+  // tensor lies in `zeros`.
+  void list_rows(const Points<acc_t>& sum, const Stretch<int_t>& stretch, const scalar_t* zeros,
+                 const scalar_t** rows) const {
+    const bool all = inside(stretch.box);
+    for (int i = 0; i < kWidth; ++i) {
+      rows[i] = all || inside(i, stretch.box.top, stretch.box.left)
+                    ? memory + offset[i] + sum.offset[stretch.begin]
+                    : zeros;
     }
   }
 
@@ -273,10 +289,20 @@ class PackedSide {
     }
   }
 
-  // Panel after panel within a stretch: neighbouring panels share pages and often cache lines.
-  void pack(int64_t begin, int64_t depth) {
+  // Chooses the elements [begin, begin + depth) of the sum; whether they must be packed, because
+  // they do not lie in memory as multiply() reads them.
+  bool list(int64_t begin, int64_t depth) {
     along.list(sum, s.operand.sum, begin, depth);
-    const int64_t steps = list_stretches(depth);
+    steps = list_stretches(depth);
+    bool in_place = std::is_same_v<scalar_t, acc_t>;
+    for (int64_t j = 0; j < steps && in_place; ++j) {
+      in_place = stretches[j].adjacent && stretches[j].at_one_position();
+    }
+    return !in_place;
+  }
+
+  // Panel after panel within a stretch: neighbouring panels share pages and often cache lines.
+  void pack() {
     for (int64_t j = 0; j < steps; ++j) {
       for (int64_t i = 0; i < panels(); ++i) {
         if (j + 1 < steps) views[i].prefetch(along, stretches[j + 1]);
@@ -287,6 +313,22 @@ class PackedSide {
 
   int64_t panels() const { return ceil_div(count, kWidth); }
   const acc_t* panel(int64_t i) const { return packed.data() + i * kPanelSize; }
+
+  // c[r, j] += sum over k of this side's [r, k] * b[k, j], for a panel of rows that is not packed.
+  void multiply(int64_t i, const acc_t* b, acc_t* c) const {
+    using G = Gemm<acc_t>;
+    static constexpr int64_t kTogether = G::kChain / kLanes;
+    static constexpr scalar_t kZeros[kLanes] = {};
+    for (int64_t chain = 0; chain < steps; chain += kTogether) {
+      PanelSums<acc_t> sums;
+      for (int64_t j = chain; j < min_of(chain + kTogether, steps); ++j) {
+        const scalar_t* rows[kWidth];
+        views[i].list_rows(along, stretches[j], kZeros, rows);
+        for (int l = 0; l < kLanes; ++l, b += G::kCols) sums.add_products_of(rows, l, b);
+      }
+      sums.template store_to<true>(c);
+    }
+  }
 
   // Where the side's elements lie in the output; the list takes the place of the operand's.
   const Points<acc_t>& output_points() {
@@ -319,6 +361,7 @@ class PackedSide {
   const Side& s;
   const Axis& sum;
   const int64_t most_panels;
+  int64_t steps = 0;  // stretches of the elements of the sum
   Points<acc_t> lead, along;
   Buffer<Stretch<int_t>> stretches;
   Buffer<Panel<scalar_t, kWidth>> views;
@@ -350,11 +393,17 @@ class ProductKernel {
     memset(sums.data(), 0, rows.panels() * cols.panels() * kPanel * sizeof(acc_t));
     for (int64_t k = 0; k < depth_of_sum; k += most_depth) {
       const int64_t depth = min_of(most_depth, depth_of_sum - k);
-      rows.pack(k, depth);
-      cols.pack(k, depth);
+      const bool packed = rows.list(k, depth);
+      if (packed) rows.pack();
+      cols.list(k, depth);
+      cols.pack();
       for (int64_t i = 0; i < rows.panels(); ++i) {
         for (int64_t j = 0; j < cols.panels(); ++j) {
-          multiply_panels(rows.panel(i), cols.panel(j), depth, sums_of(i, j));
+          if (packed) {
+            multiply_panels(rows.panel(i), cols.panel(j), depth, sums_of(i, j));
+          } else if constexpr (std::is_same_v<scalar_t, acc_t>) {
+            rows.multiply(i, cols.panel(j), sums_of(i, j));
+          }
         }
       }
     }

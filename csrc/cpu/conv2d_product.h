@@ -105,8 +105,10 @@ inline void run_products(std::vector<Product> products, ScalarType type) {
 inline Product image_product(const Side& pixels, const Side& channels, const Axis& sum,
                              int64_t groups, Tensor& image, int64_t base) {
   // Few channels fill a kernel's rows better than its columns, which are longer.
-  constexpr int64_t kManyChannels = 64;
-  const bool channels_last = is_channels_last(image) && channels.axis.count() > kManyChannels;
+  constexpr int64_t kManyChannels = 64, kPanel = 32;  // a multiple of every kernel's columns
+  const int64_t count = channels.axis.count();
+  const bool channels_last =
+      is_channels_last(image) && (count > kManyChannels || count % kPanel == 0);
   Product p{};
   p.rows = channels_last ? pixels : channels;
   p.cols = channels_last ? channels : pixels;

@@ -48,6 +48,18 @@ struct PanelSums {
     }
   }
 
+  // sum[i, j] += a[i][k] * b[j], with a row's elements anywhere in memory
+  [[gnu::always_inline]] void add_products_of(const acc_t* const* a, int64_t k, const acc_t* b) {
+    vec_t<acc_t> column[kVectors];
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) column[v] = load(b + v * kLanes);
+#pragma GCC unroll 16
+    for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) sum[i][v] += column[v] * a[i][k];
+    }
+  }
+
   // c[i, j] (+)= sum[i, j]
   template <bool kAdd>
   [[gnu::always_inline]] void store_to(acc_t* c) const {

@@ -17,22 +17,22 @@ static Tensor first_tile(const Tensor& weight) {
 
 // ---- The output ----
 
-// `weight` is (tile row, tile column, o, tap row, tap column, c): quick to pack along c.
+// `weight` is (tile row, tile column, tap row, tap column, c, o): quick to pack across o.
 static Product output_of_tile(const TiledConv2d& p, const Tensor& input, const Tensor& weight,
                               int64_t i, int64_t j, Tensor& output) {
   const Conv2d& c = p.conv;
-  const Steps lead{{0, 0, weight.stride(2)}, {}, {}};
-  const Steps taps{{weight.stride(3), weight.stride(4), 1}, {}, {}};
+  const Steps lead{{0, 0, 1}, {}, {}};
+  const Steps taps{{weight.stride(2), weight.stride(3), weight.stride(4)}, {}, {}};
   const Axis pixels{{c.batch, every(c.h.output, p.tiles_h, i), every(c.w.output, p.tiles_w, j)}};
   const Side rows{
       pixels,
       padded_operand(input, pixel_steps(input, p.tiles_h * c.h.stride, p.tiles_w * c.w.stride),
                      tap_steps(input, 1, 1), c.in_channels, c.h.start(i), c.w.start(j)),
       pixel_steps(output, p.tiles_h, p.tiles_w), 0};
-  const Side channels{channel_axis(c.out_channels),
-                      plain_operand(weight, lead, taps, (i * p.tiles_w + j) * p.tile_weights(),
-                                    c.out_channels * weight.stride(2)),
-                      channel_steps(output), 0};
+  const Side channels{
+      channel_axis(c.out_channels),
+      plain_operand(weight, lead, taps, (i * p.tiles_w + j) * p.tile_weights(), c.out_channels),
+      channel_steps(output), 0};
   return image_product(rows, channels, {{c.h.kernel, c.w.kernel, c.in_channels}}, c.groups, output,
                        i * output.stride(2) + j * output.stride(3));
 }
@@ -44,9 +44,9 @@ static Tensor tiled_conv2d(const Tensor& input, const Tensor& weight, std::optio
       check_tiled_conv2d(op, "input", input, weight, sizes_of(input), stride, padding, groups);
   check_tiled_bias(op, bias, weight, input);
   if (bias) bias = contiguous_as(*bias, MemoryFormat::Contiguous);
-  const Tensor weights =
-      contiguous_as(torch::stable::transpose(torch::stable::transpose(weight, 3, 4), 4, 5),
-                    MemoryFormat::Contiguous);
+  using torch::stable::transpose;
+  const Tensor weights = contiguous_as(transpose(transpose(transpose(weight, 2, 4), 3, 5), 4, 5),
+                                       MemoryFormat::Contiguous);
   Tensor output =
       new_tensor(input, conv2d_output_sizes(p.conv), input.scalar_type(), memory_format_of(input));
   std::vector<Product> products;
