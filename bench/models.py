@@ -148,6 +148,7 @@ WORK = {"training step": training_step, "inference": inference}
 def rows(setting: Setting, work: str, compiled: bool, rounds: int):
     """Median seconds by implementation, and the ratio to the best peer within each round."""
     gpu = setting.device == "cuda"
+    torch._dynamo.reset()  # or a model's compiled variants reach the limit, and the rest run eager
     names = implementations(compiled, graphs=gpu and work == "training step")
     functions = {name: WORK[work](name, setting) for name in names}
     if work == "inference":  # dropout makes training losses differ

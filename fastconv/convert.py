@@ -141,8 +141,8 @@ def freeze(model: nn.Module) -> nn.Module:
     """Prepare a model for inference alone, in place: faster for one image or a few, on a CPU.
 
     Puts it into evaluation mode, takes ``requires_grad`` from its parameters, and lets each of our
-    ``Conv2d`` keep its weight as the kernel reads it (:doc:`Winograd's transform
-    <../kernels>`, 16 elements for 9 of a 3x3 filter), which other models make anew at each call.
+    ``Conv2d`` keep its weight as the kernel reads it (Winograd's transform, 16 elements for 9 of a
+    3x3 filter), which other models make anew at each call.
     It is made at the first call and again whenever the weight was changed, but for changes through
     ``.data``, which torch does not count. Fuse first: ``fastconv.freeze(fastconv.fuse(model))``.
 

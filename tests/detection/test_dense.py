@@ -115,6 +115,18 @@ def test_a_network_trained_at_another_size():
         torch.testing.assert_close(dense(images)[:, :, 0, 0], model(images))
 
 
+def test_fused_models():
+    torch.manual_seed(1)
+    for name in ("digits_convnet", "cifar_dropconnect"):
+        options = {"regulariser": None} if name == "cifar_dropconnect" else {}
+        model = fastconv.create_model(name, **options).eval()
+        images = torch.randn(2, *model.input_size)
+        with torch.no_grad():
+            expected = model(images)
+            dense = to_dense(fastconv.fuse(model))
+            torch.testing.assert_close(dense(images)[:, :, 0, 0], expected)
+
+
 def test_memory_is_shared_and_the_model_stays_as_it_was():
     model = fastconv.create_model("digits_convnet").train()
     dense = to_dense(model)

@@ -211,15 +211,18 @@ def test_the_three_ways_differ_by_their_masks():
         net[1].bias.zero_()
         net[3].weight.copy_(torch.tensor([[1.0, -1.0, 1.0, -1.0]]))
     x = torch.tensor([1.0, 1.0, -1.0, -1.0]).double().view(1, 1, 2, 2)
-    found = {
-        b: Deconvnet(net, b)(x, "3", 0, signal="one").pixels.flatten().tolist()
-        for b in ("deconvnet", "guided", "gradient")
-    }
-    assert found == {
-        "deconvnet": [1, 0, 1, 0],
-        "guided": [1, 0, 0, 0],
-        "gradient": [1, -1, 0, 0],
-    }
+    fused = fastconv.fuse(fastconv.convert(copy.deepcopy(net)))
+    assert fused[1].activation == "relu"
+    for way_of in (net, fused):
+        found = {
+            b: Deconvnet(way_of, b)(x, "3", 0, signal="one").pixels.flatten().tolist()
+            for b in ("deconvnet", "guided", "gradient")
+        }
+        assert found == {
+            "deconvnet": [1, 0, 1, 0],
+            "guided": [1, 0, 0, 0],
+            "gradient": [1, -1, 0, 0],
+        }
 
 
 def test_which_map_and_where():
