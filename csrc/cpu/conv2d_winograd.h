@@ -119,7 +119,12 @@ class ImagesInTurn {
 inline int64_t most_work(const Winograd& p, int64_t threads) {
   constexpr int64_t kRows = 12;       // a multiple of every kernel's rows
   constexpr int64_t kFilterRows = 4;  // reading a unit's filters costs as much as so many tiles
+  constexpr int64_t kMany = 32;  // units of a thread, of which one more or less does not matter
   const int64_t share = ceil_div(p.units(), threads);
+  if (share > kMany) {
+    return share * (p.together + kFilterRows) * p.column_blocks() * kWinogradColumns /
+           p.column_parts;
+  }
   int64_t most = 0, work = 0;
   for (int64_t unit = 0; unit < p.units(); ++unit) {
     if (unit % share == 0) work = 0;
