@@ -49,7 +49,8 @@ def test_every_op_has_its_cuda_kernel(tmp_path):
     ops = registrations(tmp_path)
     on_cpu = {name for name, (cpu, _) in ops.items() if cpu}
     on_cuda = {name for name, (_, cuda) in ops.items() if cuda}
-    assert on_cpu <= on_cuda
+    # What fastconv.freeze keeps is the CPU kernels' own form of a weight.
+    assert on_cpu - on_cuda == {"conv2d_filters", "conv2d_prepared"}
     assert on_cuda - on_cpu == {"cuda_probe"}
 
 
