@@ -27,16 +27,20 @@ struct Points {
   void list(const Axis& axis, const Steps& steps, int64_t begin, int64_t count) {
     int64_t i0 = begin / (axis.size[1] * axis.size[2]);
     int64_t i1 = begin / axis.size[2] % axis.size[1], i2 = begin % axis.size[2];
-    for (int64_t i = 0; i < count; ++i) {
-      offset[i] = i0 * steps.offset[0] + i1 * steps.offset[1] + i2 * steps.offset[2];
-      y[i] = int_t(i0 * steps.y[0] + i1 * steps.y[1] + i2 * steps.y[2]);
-      x[i] = int_t(i0 * steps.x[0] + i1 * steps.x[1] + i2 * steps.x[2]);
-      if (++i2 == axis.size[2]) {
-        i2 = 0;
-        if (++i1 == axis.size[1]) {
-          i1 = 0;
-          ++i0;
-        }
+    for (int64_t i = 0; i < count;) {
+      const int64_t end = i + min_of(count - i, axis.size[2] - i2);
+      const int64_t first = i0 * steps.offset[0] + i1 * steps.offset[1];
+      const int64_t first_y = i0 * steps.y[0] + i1 * steps.y[1];
+      const int64_t first_x = i0 * steps.x[0] + i1 * steps.x[1];
+      for (; i < end; ++i, ++i2) {
+        offset[i] = first + i2 * steps.offset[2];
+        y[i] = int_t(first_y + i2 * steps.y[2]);
+        x[i] = int_t(first_x + i2 * steps.x[2]);
+      }
+      i2 = 0;
+      if (++i1 == axis.size[1]) {
+        i1 = 0;
+        ++i0;
       }
     }
   }
@@ -136,11 +140,13 @@ class Panel {
   // tensor lies in `zeros`.
   void list_rows(const Points<acc_t>& sum, const Stretch<int_t>& stretch, const scalar_t* zeros,
                  const scalar_t** rows) const {
-    const bool all = inside(stretch.box);
-    for (int i = 0; i < kWidth; ++i) {
-      rows[i] = all || inside(i, stretch.box.top, stretch.box.left)
-                    ? memory + offset[i] + sum.offset[stretch.begin]
-                    : zeros;
+    const scalar_t* from = memory + sum.offset[stretch.begin];
+    if (inside(stretch.box)) {
+      for (int i = 0; i < kWidth; ++i) rows[i] = from + offset[i];
+    } else {
+      for (int i = 0; i < kWidth; ++i) {
+        rows[i] = inside(i, stretch.box.top, stretch.box.left) ? from + offset[i] : zeros;
+      }
     }
   }
 
@@ -175,7 +181,7 @@ class Panel {
   }
   bool inside(int lead, int_t at_y, int_t at_x) const {
     const int_t row = y[lead] + at_y, column = x[lead] + at_x;
-    return row >= 0 && row < p->height && column >= 0 && column < p->width;
+    return (row >= 0) & (row < p->height) & (column >= 0) & (column < p->width);
   }
   int_vec_t<acc_t> inside(int_vec_t<acc_t> rows, int_vec_t<acc_t> columns) const {
     return (rows >= 0) & (rows < int_t(p->height)) & (columns >= 0) & (columns < int_t(p->width));
@@ -276,6 +282,7 @@ class PackedSide {
         along(most_depth),
         stretches(most_depth),
         views(most_panels),
+        rows(most_depth / kLanes * kWidth),
         packed(most_panels * kPanelSize) {}
 
   // Chooses the elements [begin, begin + tile) of the side in a group.
@@ -314,31 +321,23 @@ class PackedSide {
   int64_t panels() const { return ceil_div(count, kWidth); }
   const acc_t* panel(int64_t i) const { return packed.data() + i * kPanelSize; }
 
-  // c[r, j] += sum over k of this side's [r, k] * b[k, j], for a panel of rows that is not packed.
-  void multiply(int64_t i, const acc_t* b, acc_t* c) const {
-    using G = Gemm<acc_t>;
-    static constexpr int64_t kTogether = G::kChain / kLanes;
-    static constexpr scalar_t kZeros[kLanes] = {};
-    for (int64_t chain = 0; chain < steps; chain += kTogether) {
-      PanelSums<acc_t> sums;
-      for (int64_t j = chain; j < min_of(chain + kTogether, steps); ++j) {
-        const scalar_t* rows[kWidth];
-        views[i].list_rows(along, stretches[j], kZeros, rows);
-        for (int l = 0; l < kLanes; ++l, b += G::kCols) sums.add_products_of(rows, l, b);
-      }
-      sums.template store_to<true>(c);
+  // Where the stretches of a panel's rows lie, for rows that are not packed: stretch after stretch.
+  const scalar_t* const* rows_of_panel(int64_t i) {
+    for (int64_t j = 0; j < steps; ++j) {
+      views[i].list_rows(along, stretches[j], kZeros, rows.data() + j * kWidth);
     }
+    return rows.data();
   }
 
-  // Where the side's elements lie in the output; the list takes the place of the operand's.
-  const Points<acc_t>& output_points() {
-    lead.list(s.axis, s.output, first, count);
-    return lead;
-  }
+  // Lists where the side's elements lie in the output, in the place of where the operand's lie.
+  void list_output() { lead.list(s.axis, s.output, first, count); }
+  const Points<acc_t>& points() const { return lead; }
 
   int64_t first = 0, count = 0;
 
  private:
+  static constexpr scalar_t kZeros[kLanes] = {};  // for rows in place, of accumulate_t's type
+
   int64_t list_stretches(int64_t depth) {
     const auto adjacent = [&](int64_t k) {
       return k + kLanes <= depth && along.adjacent(k, kLanes);
@@ -365,6 +364,7 @@ class PackedSide {
   Points<acc_t> lead, along;
   Buffer<Stretch<int_t>> stretches;
   Buffer<Panel<scalar_t, kWidth>> views;
+  Buffer<const scalar_t*> rows;
   Buffer<acc_t> packed;
 };
 
@@ -383,7 +383,8 @@ class ProductKernel {
         cols(p.cols, p.sum, most_depth),
         most_panels(ceil_div(min_of(p.rows.tile, p.rows.axis.count()), G::kRows) *
                     ceil_div(min_of(p.cols.tile, p.cols.axis.count()), G::kCols)),
-        sums(most_panels * kPanel) {}
+        sums(most_panels * kPanel),
+        adjacent(ceil_div(min_of(p.cols.tile, p.cols.axis.count()), kLanes)) {}
 
   void run(int64_t unit) {
     const int64_t group = unit / (p.row_tiles() * p.col_tiles());
@@ -391,54 +392,63 @@ class ProductKernel {
     rows.move_to(group, tile % p.row_tiles() * p.rows.tile);
     cols.move_to(group, tile / p.row_tiles() * p.cols.tile);
     memset(sums.data(), 0, rows.panels() * cols.panels() * kPanel * sizeof(acc_t));
-    for (int64_t k = 0; k < depth_of_sum; k += most_depth) {
+    int64_t k = 0;
+    do {
       const int64_t depth = min_of(most_depth, depth_of_sum - k);
       const bool packed = rows.list(k, depth);
       if (packed) rows.pack();
       cols.list(k, depth);
       cols.pack();
+      k += depth;
+      if (k == depth_of_sum) list_output(group);
       for (int64_t i = 0; i < rows.panels(); ++i) {
+        const auto rows_in_place = packed ? nullptr : rows.rows_of_panel(i);
         for (int64_t j = 0; j < cols.panels(); ++j) {
+          acc_t* c = sums.data() + (i * cols.panels() + j) * kPanel;
           if (packed) {
-            multiply_panels(rows.panel(i), cols.panel(j), depth, sums_of(i, j));
+            multiply_panels(rows.panel(i), cols.panel(j), depth, c);
           } else if constexpr (std::is_same_v<scalar_t, acc_t>) {
-            rows.multiply(i, cols.panel(j), sums_of(i, j));
+            multiply_rows(rows_in_place, cols.panel(j), depth, c);
           }
+          if (k == depth_of_sum) store_panel(i * G::kRows, j * G::kCols, c);
         }
       }
-    }
-    const int64_t biases = p.bias_along_rows ? p.rows.axis.count() : p.cols.axis.count();
-    const scalar_t* bias = static_cast<const scalar_t*>(p.bias);
-    store_tile(bias == nullptr ? nullptr : bias + group * biases,
-               static_cast<scalar_t*>(p.output) + p.output_base + group * p.output_group_step);
+    } while (k < depth_of_sum);  // an empty sum is stored, too
   }
 
  private:
   static constexpr int kPanel = G::kRows * G::kCols;
 
-  acc_t* sums_of(int64_t i, int64_t j) { return sums.data() + (i * cols.panels() + j) * kPanel; }
-
-  void store_tile(const scalar_t* bias, scalar_t* output) {
-    const Points<acc_t>& row_points = rows.output_points();
-    const Points<acc_t>& col_points = cols.output_points();
+  // Finds where the tile lies in the output. The operands' panels are packed or viewed by then.
+  void list_output(int64_t group) {
+    output = static_cast<scalar_t*>(p.output) + p.output_base + group * p.output_group_step;
+    const int64_t biases = p.bias_along_rows ? p.rows.axis.count() : p.cols.axis.count();
+    bias = p.bias == nullptr ? nullptr : static_cast<const scalar_t*>(p.bias) + group * biases;
+    rows.list_output();
+    cols.list_output();
     for (int64_t j = 0; j < cols.count; j += kLanes) {
-      const int n = int(min_of(kLanes, cols.count - j));
-      const bool adjacent = col_points.adjacent(j, n);
-      for (int64_t i = 0; i < rows.count; ++i) {
-        const int64_t in_panel = i % G::kRows * G::kCols + j % G::kCols;
-        vec_t<acc_t> value = load(sums_of(i / G::kRows, j / G::kCols) + in_panel);
+      adjacent[j / kLanes] = cols.points().adjacent(j, int(min_of(kLanes, cols.count - j)));
+    }
+  }
+
+  // Stores the panel whose first element is (row, col) of the tile.
+  void store_panel(int64_t row, int64_t col, const acc_t* c) {
+    for (int64_t i = row; i < min_of(row + G::kRows, rows.count); ++i, c += G::kCols) {
+      scalar_t* out = output + rows.points().offset[i];
+      for (int64_t j = col; j < min_of(col + G::kCols, cols.count); j += kLanes) {
+        const int n = int(min_of(kLanes, cols.count - j));
+        vec_t<acc_t> value = load(c + (j - col));
         if (bias != nullptr) {
           value += p.bias_along_rows ? splat(to_acc(bias[rows.first + i]))
                                      : load_n(bias + cols.first + j, n);
         }
         if (p.relu) value = value < 0 ? vec_t<acc_t>{} : value;  // a NaN stays
-        scalar_t* row = output + row_points.offset[i];
-        if (!adjacent) {
-          for (int l = 0; l < n; ++l) from_acc(acc_t(value[l]), row[col_points.offset[j + l]]);
+        if (!adjacent[j / kLanes]) {
+          for (int l = 0; l < n; ++l) from_acc(acc_t(value[l]), out[cols.points().offset[j + l]]);
         } else if (n == kLanes) {
-          store(value, row + col_points.offset[j]);
+          store(value, out + cols.points().offset[j]);
         } else {
-          store_n(value, row + col_points.offset[j], n);
+          store_n(value, out + cols.points().offset[j], n);
         }
       }
     }
@@ -450,6 +460,9 @@ class ProductKernel {
   PackedSide<scalar_t, G::kCols> cols;
   const int64_t most_panels;
   Buffer<acc_t> sums;
+  scalar_t* output;
+  const scalar_t* bias;
+  Buffer<bool> adjacent;  // each vector of columns, in the output
 };
 
 template <typename scalar_t>

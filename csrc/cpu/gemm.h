@@ -98,5 +98,30 @@ static inline void multiply_panels(const acc_t* a, const acc_t* b, int64_t depth
   }
 }
 
+// The same with rows in place: of each, kLanes elements of the sum lie side by side at rows[i], the
+// next kLanes at rows[kRows + i], and so on. Not inlined: the compiler would keep c in registers it
+// does not have.
+template <typename acc_t>
+[[gnu::noinline]] static void multiply_chain_of_rows(const acc_t* const* rows, const acc_t* b,
+                                                     int64_t depth, acc_t* c) {
+  using G = Gemm<acc_t>;
+  constexpr int64_t kLanes = Vec<acc_t>::kLanes;
+  PanelSums<acc_t> sums;
+  for (int64_t k = 0; k < depth; k += kLanes, rows += G::kRows) {
+    for (int64_t l = 0; l < kLanes; ++l, b += G::kCols) sums.add_products_of(rows, l, b);
+  }
+  sums.template store_to<true>(c);
+}
+
+template <typename acc_t>
+static inline void multiply_rows(const acc_t* const* rows, const acc_t* b, int64_t depth,
+                                 acc_t* c) {
+  using G = Gemm<acc_t>;
+  for (int64_t k = 0; k < depth; k += G::kChain) {
+    const int64_t chain = depth - k < G::kChain ? depth - k : G::kChain;
+    multiply_chain_of_rows(rows + k / Vec<acc_t>::kLanes * G::kRows, b + k * G::kCols, chain, c);
+  }
+}
+
 }  // namespace FASTCONV_ISA
 }  // namespace fastconv
