@@ -21,6 +21,10 @@ template <typename A, typename B>
 FASTCONV_INLINE std::common_type_t<A, B> ceil_div(A a, B b) {
   return -floor_div(-a, b);
 }
+template <typename A, typename B>
+FASTCONV_INLINE std::common_type_t<A, B> round_up(A a, B multiple) {
+  return ceil_div(a, multiple) * multiple;
+}
 
 template <typename A, typename B>
 FASTCONV_INLINE std::common_type_t<A, B> min_of(A a, B b) {

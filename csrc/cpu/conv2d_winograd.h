@@ -11,10 +11,6 @@
 
 namespace fastconv {
 
-inline int64_t round_up(int64_t value, int64_t multiple) {
-  return ceil_div(value, multiple) * multiple;
-}
-
 inline Folding folding_of(const Tensor& image, int64_t channels) {
   return {const_cast<void*>(image.const_data_ptr()),
           {image.stride(0), image.stride(1), image.stride(2), image.stride(3)},
@@ -283,8 +279,6 @@ inline bool winograd_input_grad(const Conv2d& p, const Tensor& grad_output, cons
 
 inline bool winograd_weight_grad(const Conv2d& p, const Tensor& grad_output, const Tensor& input,
                                  Tensor& grad_weight) {
-  constexpr int64_t kRows = 12;            // a multiple of every kernel's rows
-  constexpr int64_t kBytes = 1024 * 1024;  // of transformed tiles: what two caches hold
   WinogradGradient w{};
   w.filter = filter_of(grad_weight, p, false);
   if (!winograd_pays(p, w.filter)) return false;
@@ -316,37 +310,19 @@ inline bool winograd_weight_grad(const Conv2d& p, const Tensor& grad_output, con
       ImagesInTurn::together(p.batch, w.input.image_size() + w.grad_output.image_size());
   ImagesInTurn inputs(w.input, input, images), outputs(w.grad_output, grad_output, images);
 
-  // The odd multiple of a cache line keeps tiles from driving each other out of the first cache.
-  const int64_t maps = round_up(p.out_channels, kRows);
-  w.output_pitch = round_up(max_of(maps, w.grad_output.depth), kWinogradPanel) + kWinogradChunk;
-  const int64_t pitch = kWinogradElements * (w.panels() * kWinogradPanel + w.output_pitch);
-  const int64_t most =
-      min_of(w.all_tiles(), round_up(max_of(1, kBytes / (pitch * int64_t(sizeof(float)))), 32));
-  const int64_t tiles_size = most * pitch + 2 * kWinogradElements * kWinogradPad;
   const int64_t sums_size = p.groups * kWinogradElements * w.sums_size();
-  const Tensor tiles = scratch(input, tiles_size), sums = scratch(input, sums_size);
+  const Tensor sums = scratch(input, sums_size);
   w.sums = sums.mutable_data_ptr();
   std::atomic<bool> finite{true};
   FASTCONV_DISPATCH_FLOATING(
       input.scalar_type(), using acc_t = accumulate_t<scalar_t>;
-      acc_t* memory = mutable_data<acc_t>(tiles); memset(memory, 0, tiles_size * sizeof(acc_t));
       memset(w.sums, 0, sums_size * sizeof(acc_t)); for (int64_t n = 0; n < p.batch; n += images) {
         inputs.fold(n);
         outputs.fold(n);
-        for (w.group = 0; w.group < p.groups; ++w.group) {
-          for (w.first = 0; w.first < w.all_tiles(); w.first += most) {
-            w.count = min_of(most, w.all_tiles() - w.first);
-            w.inputs = memory;
-            w.outputs = memory + kWinogradElements * w.inputs_size();
-            parallel_over(w.count, pitch, [&](int64_t begin, int64_t end) {
-              FASTCONV_ISA_CALL(winograd_tiles<scalar_t>(w, begin, end));
-            });
-            parallel_over(kWinogradElements * w.panels(), w.count * kWinogradPanel * maps,
-                          [&](int64_t begin, int64_t end) {
-                            FASTCONV_ISA_CALL(winograd_products<scalar_t>(w, begin, end));
-                          });
-          }
-        }
+        parallel_over(w.units(), w.all_tiles() * kWinogradPanel * p.out_channels,
+                      [&](int64_t begin, int64_t end) {
+                        FASTCONV_ISA_CALL(winograd_products<scalar_t>(w, begin, end));
+                      });
       } parallel_over(p.groups * p.out_channels, w.taps() * kWinogradElements,
                       [&](int64_t begin, int64_t end) {
                         bool all = true;

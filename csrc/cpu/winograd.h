@@ -101,21 +101,17 @@ struct Winograd {
   int64_t first_block(int64_t part) const { return column_blocks() * part / column_parts; }
 };
 
-// The gradient of a weight, for the tiles [first, first + count) of one group at a time.
+// The gradient of a weight.
 struct WinogradGradient {
   FoldedImage input, grad_output;
   Filter filter;  // the gradient
   int64_t tiles[2];
-  int64_t group, first, count;
-  void *inputs, *outputs;  // Bt d B: (element, panel, tile, tap); A dy At: (element, tile, pitch)
-  int64_t output_pitch;    // what is beyond the maps holds zeros
-  void* sums;              // (group, element, panels of both), added to
+  void* sums;  // (group, element, panels of both), added to
 
   int64_t all_tiles() const { return input.batch * tiles[0] * tiles[1]; }
   int64_t taps() const { return filter.blocks(0) * filter.blocks(1) * input.depth; }
   int64_t panels() const { return (taps() + kWinogradPanel - 1) / kWinogradPanel; }
-  int64_t inputs_size() const { return panels() * kWinogradPanel * count + kWinogradPad; }
-  int64_t outputs_size() const { return count * output_pitch + kWinogradPad; }
+  int64_t units() const { return input.groups * kWinogradElements * panels(); }
   int64_t sums_size() const {  // of an element; 12 is a multiple of every kernel's rows
     return panels() * kWinogradPanel * ((filter.maps + 11) / 12 * 12) + kWinogradPad;
   }
@@ -134,10 +130,7 @@ FASTCONV_FOR_EACH_ISA(
     // units() of them.
     template <typename scalar_t>
     void winograd_outputs(const Winograd& p, int64_t begin, int64_t end, bool* finite);
-    // Tiles among `count`.
-    template <typename scalar_t>
-    void winograd_tiles(const WinogradGradient& p, int64_t begin, int64_t end);
-    // Elements of a tile, times the panels of kWinogradPanel taps.
+    // Of the gradient's units(): groups, elements of a tile, panels of kWinogradPanel taps.
     template <typename scalar_t>
     void winograd_products(const WinogradGradient& p, int64_t begin, int64_t end);
     // Maps of all groups.

@@ -1,92 +1,203 @@
 // The gradient of the weight of csrc/cpu/winograd.h.
+#include "cpu/buffer.h"
 #include "cpu/winograd_tiles.h"
 
 namespace fastconv {
 namespace FASTCONV_ISA {
 
+// Row `row` of A dy, for one column of a tile of outputs, or the other way round.
 template <typename vector_t>
-static inline void spread(const vector_t* y, int step, vector_t* out, int out_step) {
-  out[0] = y[0];
-  out[out_step] = y[0] + y[step];
-  out[2 * out_step] = y[0] - y[step];
-  out[3 * out_step] = -y[step];
+[[gnu::always_inline]] static inline vector_t spread(const vector_t* y, int step, int row) {
+  switch (row) {
+    case 0:
+      return y[0];
+    case 1:
+      return y[0] + y[step];
+    case 2:
+      return y[0] - y[step];
+    default:
+      return -y[step];
+  }
 }
 
-template <typename scalar_t>
-void winograd_tiles(const WinogradGradient& p, int64_t begin, int64_t end) {
-  using acc_t = accumulate_t<scalar_t>;
+// The rows [kTop, kBottom) of A dy At, for one tile.
+template <int kTop, int kBottom, typename acc_t>
+static void transform_outputs(const FoldedImage& grad, const TilePlace& tile, int64_t group,
+                              acc_t* to, int64_t e_step) {
   using vector_t = vec_t<acc_t>;
-  const FoldedImage& grad = p.grad_output;
   const int64_t next_col = grad.groups * grad.depth, next_row = grad.cols * next_col;
-  for (int64_t i = begin; i < end; ++i) {
-    const TilePlace tile = place_of(p.first + i, p.tiles);
-    transform_inputs<kWinogradPanel>(p.input, p.filter, tile, p.group,
-                                     static_cast<acc_t*>(p.inputs) + i * kWinogradPanel,
-                                     p.inputs_size(), p.count * kWinogradPanel);
-    const acc_t* from = static_cast<const acc_t*>(grad.memory) +
-                        (tile.n * grad.rows + tile.y * 2) * next_row + tile.x * 2 * next_col +
-                        p.group * grad.depth;
-    acc_t* to = static_cast<acc_t*>(p.outputs) + i * p.output_pitch;
-    for (int64_t d = 0; d < grad.depth; d += kLanesOf<acc_t>) {
-      vector_t y[4], half[8], m[kWinogradElements];
-      for (int q = 0; q < 4; ++q) y[q] = load(from + d + q / 2 * next_row + q % 2 * next_col);
-      for (int s = 0; s < 2; ++s) spread(y + s, 2, half + s, 2);
-      for (int r = 0; r < 4; ++r) spread(half + 2 * r, 1, m + 4 * r, 1);
-      for (int e = 0; e < kWinogradElements; ++e) {
-        store(m[e], to + e * p.outputs_size() + d);
+  const acc_t* from = static_cast<const acc_t*>(grad.memory) +
+                      (tile.n * grad.rows + tile.y * 2) * next_row + tile.x * 2 * next_col +
+                      group * grad.depth;
+  for (int64_t d = 0; d < grad.depth; d += kLanesOf<acc_t>) {
+    vector_t y[4], rows[8];
+    for (int q = 0; q < 4; ++q) y[q] = load(from + d + q / 2 * next_row + q % 2 * next_col);
+#pragma GCC unroll 4
+    for (int r = kTop; r < kBottom; ++r) {
+      for (int s = 0; s < 2; ++s) rows[2 * (r - kTop) + s] = spread(y + s, 2, r);
+    }
+#pragma GCC unroll 16
+    for (int e = 0; e < 4 * (kBottom - kTop); ++e) {
+      store(spread(rows + e / 4 * 2, 1, e % 4), to + e * e_step + d);
+    }
+  }
+}
+
+// Transformed tiles of one group, in the rows [top, bottom) of their elements: a thread's own.
+template <typename acc_t>
+class GradientTiles {
+ public:
+  GradientTiles(const WinogradGradient& gradient, int64_t group_of, int top_row, int bottom_row)
+      : p(gradient),
+        group(group_of),
+        top(top_row),
+        bottom(bottom_row),
+        elements((bottom - top) * kWinogradTile),
+        input_pitch(p.panels() * kWinogradPanel),
+        pitch(round_up(max_of(round_up(p.filter.maps, Gemm<acc_t>::kRows), p.grad_output.depth),
+                       kWinogradPanel) +
+              kWinogradChunk),  // no power of two, or tiles drive each other out of the first cache
+        together(tiles_together()),
+        memory(elements * (together * (input_pitch + pitch) + 2 * kWinogradPad)) {}
+
+  // The tiles [first, first + tiles).
+  void transform(int64_t first, int64_t tiles) {
+    count = tiles;
+    for (int64_t i = 0; i < count; ++i) {
+      const TilePlace tile = place_of(first + i, p.tiles);
+      if (elements == kWinogradElements) {
+        transform_rows<0, kWinogradTile>(tile, i);
+        continue;
       }
-    }
-  }
-}
-
-// c += the products of the tiles [first, last), in chains.
-template <typename acc_t, int kVectors>
-static void multiply_tiles(const WinogradGradient& p, const acc_t* a, const acc_t* b, int64_t first,
-                           int64_t last, acc_t* c) {
-  constexpr int64_t kChain = Gemm<acc_t>::kChain;
-  for (int64_t t = first; t < last; t += kChain) {
-    multiply_chain<acc_t, kVectors>(a + t * p.output_pitch, p.output_pitch, b + t * kWinogradPanel,
-                                    kWinogradPanel, min_of(kChain, last - t), c);
-  }
-}
-
-// A group's and element's sums: panels of columns (taps), in each panels of rows (maps).
-template <typename scalar_t>
-void winograd_products(const WinogradGradient& p, int64_t begin, int64_t end) {
-  using acc_t = accumulate_t<scalar_t>;
-  using G = Gemm<acc_t>;
-  constexpr int64_t kTiles = 3 * G::kChain;  // both panels of so many stay in the first cache
-  const Presence present(p.filter);
-  const int64_t row_panels = ceil_div(p.filter.maps, G::kRows);
-  for (int64_t unit = begin; unit < end; ++unit) {
-    const int64_t panel = unit % p.panels(), depth = p.input.depth;
-    const int e = int(unit / p.panels());
-    bool needed = false;
-    for (int64_t k = panel * kWinogradPanel; k < min_of((panel + 1) * kWinogradPanel, p.taps());
-         k += kWinogradChunk) {
-      needed |= present(e, k / depth, k % depth, k % depth + kWinogradChunk);
-    }
-    if (!needed) continue;
-    const acc_t* outputs = static_cast<const acc_t*>(p.outputs) + e * p.outputs_size();
-    const acc_t* inputs = static_cast<const acc_t*>(p.inputs) + e * p.inputs_size() +
-                          panel * kWinogradPanel * p.count;
-    acc_t* sums = static_cast<acc_t*>(p.sums) + (p.group * kWinogradElements + e) * p.sums_size() +
-                  panel * kWinogradPanel * row_panels * G::kRows;
-    const int64_t width = min_of(kWinogradPanel, p.taps() - panel * kWinogradPanel);
-    for (int64_t first = 0; first < p.count; first += kTiles) {
-      const int64_t last = min_of(first + kTiles, p.count);
-      for (int64_t i = 0; i < row_panels; ++i) {
-        for (int64_t v = 0; v < width; v += G::kCols) {
-          const acc_t* a = outputs + i * G::kRows;
-          acc_t* c = sums + (v / G::kCols * row_panels + i) * G::kRows * G::kCols;
-          if (width - v <= kLanesOf<acc_t>) {
-            multiply_tiles<acc_t, 1>(p, a, inputs + v, first, last, c);
-          } else {
-            multiply_tiles<acc_t, G::kVectors>(p, a, inputs + v, first, last, c);
-          }
+      for (int row = top; row < bottom; ++row) {
+        switch (row) {
+          case 0:
+            transform_rows<0, 1>(tile, i);
+            break;
+          case 1:
+            transform_rows<1, 2>(tile, i);
+            break;
+          case 2:
+            transform_rows<2, 3>(tile, i);
+            break;
+          default:
+            transform_rows<3, 4>(tile, i);
         }
       }
     }
+  }
+
+  // (tile, tap) of Bt d B.
+  acc_t* inputs(int e, int64_t panel) {
+    return memory.data() + (e - top * int(kWinogradTile)) * input_size() +
+           panel * kWinogradPanel * count;
+  }
+  // (tile, map) of A dy At, from one tile to the next `pitch`; what is beyond the maps is finite.
+  acc_t* outputs(int e) {
+    return inputs(bottom * int(kWinogradTile), 0) + (e - top * int(kWinogradTile)) * output_size();
+  }
+
+  const WinogradGradient& p;
+  const int64_t group;
+  const int top, bottom;
+  const int64_t elements, input_pitch, pitch;
+  const int64_t together;
+  int64_t count = 0;
+
+ private:
+  int64_t input_size() const { return input_pitch * count + kWinogradPad; }
+  int64_t output_size() const { return pitch * count + kWinogradPad; }
+
+  // A multiple of a chain, so that the chains are the same ones whatever the threads.
+  int64_t tiles_together() const {
+    constexpr int64_t kBytes = 512 * 1024;  // half a second cache
+    constexpr int64_t kChain = Gemm<acc_t>::kChain;
+    const int64_t tile = elements * (input_pitch + pitch) * int64_t(sizeof(acc_t));
+    return min_of(round_up(p.all_tiles(), kChain), round_up(max_of(1, kBytes / tile), kChain));
+  }
+
+  template <int kTop, int kBottom>
+  void transform_rows(const TilePlace& tile, int64_t i) {
+    constexpr int kFirst = kTop * kWinogradTile;
+    transform_inputs<kWinogradPanel, kTop, kBottom>(p.input, p.filter, tile, group,
+                                                    inputs(kFirst, 0) + i * kWinogradPanel,
+                                                    input_size(), count * kWinogradPanel);
+    transform_outputs<kTop, kBottom>(p.grad_output, tile, group, outputs(kFirst) + i * pitch,
+                                     output_size());
+  }
+
+  Buffer<acc_t> memory;
+};
+
+// c += the products of the tiles [first, last), in chains.
+template <typename acc_t, int kVectors>
+static void multiply_tiles(const acc_t* a, int64_t a_step, const acc_t* b, int64_t first,
+                           int64_t last, acc_t* c) {
+  constexpr int64_t kChain = Gemm<acc_t>::kChain;
+  for (int64_t t = first; t < last; t += kChain) {
+    multiply_chain<acc_t, kVectors>(a + t * a_step, a_step, b + t * kWinogradPanel, kWinogradPanel,
+                                    min_of(kChain, last - t), c);
+  }
+}
+
+// Element e's products in one panel of taps. Its sums: panels of columns, in each panels of maps.
+template <typename acc_t>
+static void multiply_panel(GradientTiles<acc_t>& tiles, int e, int64_t panel) {
+  using G = Gemm<acc_t>;
+  constexpr int64_t kTiles = 3 * G::kChain;  // both panels of so many stay in the first cache
+  const WinogradGradient& p = tiles.p;
+  const int64_t row_panels = ceil_div(p.filter.maps, G::kRows);
+  const int64_t width = min_of(kWinogradPanel, p.taps() - panel * kWinogradPanel);
+  const acc_t *inputs = tiles.inputs(e, panel), *outputs = tiles.outputs(e);
+  acc_t* sums = static_cast<acc_t*>(p.sums) +
+                (tiles.group * kWinogradElements + e) * p.sums_size() +
+                panel * kWinogradPanel * row_panels * G::kRows;
+  for (int64_t first = 0; first < tiles.count; first += kTiles) {
+    const int64_t last = min_of(first + kTiles, tiles.count);
+    for (int64_t i = 0; i < row_panels; ++i) {
+      for (int64_t v = 0; v < width; v += G::kCols) {
+        const acc_t* a = outputs + i * G::kRows;
+        acc_t* c = sums + (v / G::kCols * row_panels + i) * G::kRows * G::kCols;
+        if (width - v <= kLanesOf<acc_t>) {
+          multiply_tiles<acc_t, 1>(a, tiles.pitch, inputs + v, first, last, c);
+        } else {
+          multiply_tiles<acc_t, G::kVectors>(a, tiles.pitch, inputs + v, first, last, c);
+        }
+      }
+    }
+  }
+}
+
+// A thread multiplies what it has transformed itself, if need be what others transform, too: what
+// another core has just written takes long to come where the two share no cache.
+template <typename scalar_t>
+void winograd_products(const WinogradGradient& p, int64_t begin, int64_t end) {
+  using acc_t = accumulate_t<scalar_t>;
+  const Presence present(p.filter);
+  const int64_t panels = p.panels(), depth = p.input.depth;
+  Buffer<int64_t> needed(kWinogradElements * panels);  // (element, panel) that are not left out
+  int64_t count = 0;
+  for (int64_t i = 0; i < kWinogradElements * panels; ++i) {
+    const int64_t first = i % panels * kWinogradPanel;
+    bool any = false;
+    for (int64_t k = first; k < min_of(first + kWinogradPanel, p.taps()); k += kWinogradChunk) {
+      any |= present(int(i / panels), k / depth, k % depth, k % depth + kWinogradChunk);
+    }
+    if (any) needed[count++] = i;
+  }
+  const int64_t first = begin * count / (kWinogradElements * panels);
+  const int64_t last = end * count / (kWinogradElements * panels);
+  for (int64_t i = first; i < last;) {
+    const int64_t group = i / count, stop = min_of(last, (group + 1) * count);
+    const auto row_of = [&](int64_t j) { return int(needed[j % count] / panels / kWinogradTile); };
+    GradientTiles<acc_t> tiles(p, group, row_of(i), row_of(stop - 1) + 1);
+    for (int64_t tile = 0; tile < p.all_tiles(); tile += tiles.together) {
+      tiles.transform(tile, min_of(tiles.together, p.all_tiles() - tile));
+      for (int64_t j = i; j < stop; ++j) {
+        multiply_panel(tiles, int(needed[j % count] / panels), needed[j % count] % panels);
+      }
+    }
+    i = stop;
   }
 }
 
@@ -137,7 +248,6 @@ void winograd_weights(const WinogradGradient& p, int64_t begin, int64_t end, boo
 }
 
 #define INSTANTIATE(scalar_t)                                                           \
-  template void winograd_tiles<scalar_t>(const WinogradGradient&, int64_t, int64_t);    \
   template void winograd_products<scalar_t>(const WinogradGradient&, int64_t, int64_t); \
   template void winograd_weights<scalar_t>(const WinogradGradient&, int64_t, int64_t, bool*);
 INSTANTIATE(float)

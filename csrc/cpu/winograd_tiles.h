@@ -109,19 +109,24 @@ class Presence {
   const Filter& f;
 };
 
-// Bt d, for one row or column of a tile.
+// Row `row` of Bt d, for one column of a tile, or the other way round.
 template <typename vector_t>
-static inline void difference(vector_t* d, int step) {
-  const vector_t a = d[0], b = d[step], c = d[2 * step], e = d[3 * step];
-  d[0] = a - c;
-  d[step] = b + c;
-  d[2 * step] = c - b;
-  d[3 * step] = b - e;
+[[gnu::always_inline]] static inline vector_t difference(const vector_t* d, int step, int row) {
+  switch (row) {
+    case 0:
+      return d[0] - d[2 * step];
+    case 1:
+      return d[step] + d[2 * step];
+    case 2:
+      return d[2 * step] - d[step];
+    default:
+      return d[step] - d[3 * step];
+  }
 }
 
-// Bt d B of one tile: element e of the sum's index k goes to
+// The rows [kTop, kBottom) of Bt d B, for one tile: their element e of the sum's index k goes to
 // to[e * e_step + k / kWidth * step + k % kWidth].
-template <int64_t kWidth, typename acc_t>
+template <int64_t kWidth, int kTop = 0, int kBottom = kWinogradTile, typename acc_t>
 static void transform_inputs(const FoldedImage& image, const Filter& f, const TilePlace& tile,
                              int64_t group, acc_t* to, int64_t e_step, int64_t step) {
   constexpr int kLanes = kLanesOf<acc_t>;
@@ -134,19 +139,22 @@ static void transform_inputs(const FoldedImage& image, const Filter& f, const Ti
       const acc_t* from = static_cast<const acc_t*>(image.memory) +
                           (tile.n * image.rows + y) * next_row + x * next_col + group * image.depth;
       for (int64_t d = 0; d < image.depth; d += kLanes, k += kLanes) {
-        vec_t<acc_t> v[kWinogradElements];
+        vec_t<acc_t> v[kWinogradElements], rows[kWinogradElements];
 #pragma GCC unroll 4
         for (int r = 0; r < 4; ++r) {
 #pragma GCC unroll 4
           for (int s = 0; s < 4; ++s) v[4 * r + s] = load(from + d + r * next_row + s * next_col);
         }
 #pragma GCC unroll 4
-        for (int s = 0; s < 4; ++s) difference(v + s, 4);
+        for (int r = kTop; r < kBottom; ++r) {
 #pragma GCC unroll 4
-        for (int r = 0; r < 4; ++r) difference(v + 4 * r, 1);
+          for (int s = 0; s < 4; ++s) rows[4 * (r - kTop) + s] = difference(v + s, 4, r);
+        }
         acc_t* at = to + k / kWidth * step + k % kWidth;
 #pragma GCC unroll 16
-        for (int e = 0; e < kWinogradElements; ++e) store(v[e], at + e * e_step);
+        for (int e = 0; e < 4 * (kBottom - kTop); ++e) {
+          store(difference(rows + e / 4 * 4, 1, e % 4), at + e * e_step);
+        }
       }
     }
   }
