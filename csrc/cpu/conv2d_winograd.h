@@ -66,6 +66,14 @@ inline Tensor scratch(const Tensor& like, int64_t size) {
   return new_tensor(like, {size}, type, MemoryFormat::Contiguous);
 }
 
+// Whether the kernels can read an image of channels padded to chunks where it lies.
+inline bool lies_in_place(const FoldedImage& image, const Tensor& source) {
+  const Folding& f = image.of;
+  const ScalarType type = source.scalar_type();
+  return (type == ScalarType::Float || type == ScalarType::Double) && f.step[0] == 1 &&
+         f.step[1] == 1 && f.stride[1] == 1 && f.channels == image.depth;
+}
+
 // A batch whose images are folded a few at a time: copies of a whole batch would be memory that is
 // fresh from the system at every call, and would have left the caches when they are read.
 class ImagesInTurn {
@@ -77,18 +85,21 @@ class ImagesInTurn {
   }
 
   // `image` holds the whole batch, and becomes what the kernels see. `beyond`: elements behind the
-  // images that a kernel may read, though not use.
-  ImagesInTurn(FoldedImage& image, const Tensor& source, int64_t together, int64_t beyond = 0)
+  // images that a kernel may read, though not use. `in_place`: the images are not copied.
+  ImagesInTurn(FoldedImage& image, const Tensor& source, int64_t together, int64_t beyond = 0,
+               bool in_place = false)
       : image_(image), whole_(image.of), batch_(image.batch), together_(together), source_(source) {
     image.batch = together;
+    if (in_place) return;
     memory_ = scratch(source, image.size() + beyond);
-    image.memory = memory_.mutable_data_ptr();
+    image.memory = memory_->mutable_data_ptr();
   }
 
   // Makes `image` the next ones from `first` on.
   void fold(int64_t first) {
     image_.of.image = at(whole_, first);
     image_.batch = min_of(together_, batch_ - first);
+    if (!memory_) return;
     const int64_t row = image_.cols * image_.groups * image_.depth;
     FASTCONV_DISPATCH_FLOATING(
         source_.scalar_type(),
@@ -108,7 +119,7 @@ class ImagesInTurn {
   const Folding whole_;
   const int64_t batch_, together_;
   const Tensor source_;
-  Tensor memory_;
+  std::optional<Tensor> memory_;
 };
 
 // What the busiest thread has to do, in multiplications for each term of the sum.
@@ -176,8 +187,10 @@ inline bool run_winograd(Winograd& p, const Tensor& input, const Tensor& weight,
                          const std::optional<Tensor>& filters = std::nullopt) {
   const int64_t batch = p.input.batch, threads = torch::stable::get_num_threads();
   p.input.pad_depth(kWinogradChunk);
-  const int64_t images = ImagesInTurn::together(batch, p.input.image_size(), threads);
-  ImagesInTurn inputs(p.input, input, images);
+  const bool in_place = lies_in_place(p.input, input);
+  const int64_t images =
+      ImagesInTurn::together(batch, in_place ? 0 : p.input.image_size(), threads);
+  ImagesInTurn inputs(p.input, input, images, 0, in_place);
   choose_units(p);
   const int64_t columns = p.panels() * kWinogradPanel / p.column_parts;
   const Tensor transformed = filters ? *filters : winograd_filters_of(p, weight);
@@ -306,9 +319,13 @@ inline bool winograd_weight_grad(const Conv2d& p, const Tensor& grad_output, con
   w.input.pad_depth(kWinogradChunk);
   w.grad_output.pad_depth(kWinogradChunk);
   // Whatever the threads: the order of the sums follows from it.
+  const bool in_place = lies_in_place(w.input, input),
+             grads_in_place = lies_in_place(w.grad_output, grad_output);
   const int64_t images =
-      ImagesInTurn::together(p.batch, w.input.image_size() + w.grad_output.image_size());
-  ImagesInTurn inputs(w.input, input, images), outputs(w.grad_output, grad_output, images);
+      ImagesInTurn::together(p.batch, (in_place ? 0 : w.input.image_size()) +
+                                          (grads_in_place ? 0 : w.grad_output.image_size()));
+  ImagesInTurn inputs(w.input, input, images, 0, in_place);
+  ImagesInTurn outputs(w.grad_output, grad_output, images, 0, grads_in_place);
 
   const int64_t sums_size = p.groups * kWinogradElements * w.sums_size();
   const Tensor sums = scratch(input, sums_size);

@@ -44,12 +44,13 @@ struct Folding {
   int64_t depth() const { return step[0] * step[1] * channels; }
 };
 
-// A folded copy of an image, with zeros outside it: (n, row, column, group, depth).
+// A folded copy of an image, with zeros outside it: (n, row, column, group, depth). Or the image
+// itself, where nothing is folded and vectors of its channels can be read in place.
 struct FoldedImage {
   Folding of;
   int64_t batch, groups, rows, cols;
   int64_t depth;  // of.depth(), padded
-  void* memory;   // elements of acc_t
+  void* memory;   // elements of acc_t, or null: the image itself
 
   void pad_depth(int64_t multiple) { depth = (of.depth() + multiple - 1) / multiple * multiple; }
   int64_t image_size() const { return rows * cols * groups * depth; }

@@ -1,5 +1,4 @@
 // The gradient of the weight of csrc/cpu/winograd.h.
-#include "cpu/buffer.h"
 #include "cpu/winograd_tiles.h"
 
 namespace fastconv {
@@ -22,16 +21,15 @@ template <typename vector_t>
 
 // The rows [kTop, kBottom) of A dy At, for one tile.
 template <int kTop, int kBottom, typename acc_t>
-static void transform_outputs(const FoldedImage& grad, const TilePlace& tile, int64_t group,
+static void transform_outputs(const Pixels<acc_t>& pixels, const TilePlace& tile, int64_t group,
                               acc_t* to, int64_t e_step) {
-  using vector_t = vec_t<acc_t>;
-  const int64_t next_col = grad.groups * grad.depth, next_row = grad.cols * next_col;
-  const acc_t* from = static_cast<const acc_t*>(grad.memory) +
-                      (tile.n * grad.rows + tile.y * 2) * next_row + tile.x * 2 * next_col +
-                      group * grad.depth;
-  for (int64_t d = 0; d < grad.depth; d += kLanesOf<acc_t>) {
-    vector_t y[4], rows[8];
-    for (int q = 0; q < 4; ++q) y[q] = load(from + d + q / 2 * next_row + q % 2 * next_col);
+  const acc_t* from[4];
+  for (int q = 0; q < 4; ++q) {
+    from[q] = pixels.at(tile.n, tile.y * 2 + q / 2, tile.x * 2 + q % 2, group);
+  }
+  for (int64_t d = 0; d < pixels.image.depth; d += kLanesOf<acc_t>) {
+    vec_t<acc_t> y[4], rows[8];
+    for (int q = 0; q < 4; ++q) y[q] = load(from[q] + d);
 #pragma GCC unroll 4
     for (int r = kTop; r < kBottom; ++r) {
       for (int s = 0; s < 2; ++s) rows[2 * (r - kTop) + s] = spread(y + s, 2, r);
@@ -58,6 +56,8 @@ class GradientTiles {
                        kWinogradPanel) +
               kWinogradChunk),  // no power of two, or tiles drive each other out of the first cache
         together(tiles_together()),
+        input_pixels(p.input),
+        output_pixels(p.grad_output),
         memory(elements * (together * (input_pitch + pitch) + 2 * kWinogradPad)) {}
 
   // The tiles [first, first + tiles).
@@ -119,13 +119,14 @@ class GradientTiles {
   template <int kTop, int kBottom>
   void transform_rows(const TilePlace& tile, int64_t i) {
     constexpr int kFirst = kTop * kWinogradTile;
-    transform_inputs<kWinogradPanel, kTop, kBottom>(p.input, p.filter, tile, group,
+    transform_inputs<kWinogradPanel, kTop, kBottom>(input_pixels, p.filter, tile, group,
                                                     inputs(kFirst, 0) + i * kWinogradPanel,
                                                     input_size(), count * kWinogradPanel);
-    transform_outputs<kTop, kBottom>(p.grad_output, tile, group, outputs(kFirst) + i * pitch,
+    transform_outputs<kTop, kBottom>(output_pixels, tile, group, outputs(kFirst) + i * pitch,
                                      output_size());
   }
 
+  const Pixels<acc_t> input_pixels, output_pixels;
   Buffer<acc_t> memory;
 };
 

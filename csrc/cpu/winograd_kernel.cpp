@@ -174,6 +174,7 @@ class OutputKernel {
 
   explicit OutputKernel(const Winograd& winograd)
       : p(winograd),
+        pixels(p.input),
         sum(p.sum()),
         panels(ceil_div(p.columns, G::kCols)),
         room(ceil_div(p.together, G::kRows) * G::kRows),
@@ -189,7 +190,7 @@ class OutputKernel {
     count = min_of(p.together, p.all_tiles() - first);
     for (int64_t i = 0; i < count; ++i) {
       places[i] = place_of(first + i, p.tiles);
-      transform_inputs<kWinogradChunk>(p.input, p.filter, places[i], group,
+      transform_inputs<kWinogradChunk>(pixels, p.filter, places[i], group,
                                        inputs.data() + i * kWinogradChunk, input_size,
                                        room * kWinogradChunk);
     }
@@ -299,6 +300,7 @@ class OutputKernel {
   }
 
   const Winograd& p;
+  const Pixels<acc_t> pixels;
   const int64_t sum, panels, room, input_size, product_size;
   Buffer<acc_t> inputs;    // (element, chunk of the sum, tile, kWinogradChunk)
   Buffer<acc_t> products;  // (element, panel, tile, column)

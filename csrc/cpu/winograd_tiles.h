@@ -2,6 +2,7 @@
 #pragma once
 
 #include "core/window.h"
+#include "cpu/buffer.h"
 #include "cpu/gemm.h"
 #include "cpu/winograd.h"
 
@@ -124,27 +125,51 @@ template <typename vector_t>
   }
 }
 
+// Where the pixels of a folded image lie.
+template <typename acc_t>
+class Pixels {
+ public:
+  explicit Pixels(const FoldedImage& folded)
+      : image(folded), zeros(image.memory == nullptr ? image.depth : 0) {}
+
+  const acc_t* at(int64_t n, int64_t row, int64_t col, int64_t group) const {
+    if (image.memory != nullptr) {
+      return static_cast<const acc_t*>(image.memory) +
+             (((n * image.rows + row) * image.cols + col) * image.groups + group) * image.depth;
+    }
+    const Folding& f = image.of;
+    const int64_t y = f.origin[0] + row, x = f.origin[1] + col;
+    if (y < 0 || y >= f.height || x < 0 || x >= f.width) return zeros.data();
+    return static_cast<const acc_t*>(f.image) + n * f.stride[0] + y * f.stride[2] +
+           x * f.stride[3] + group * f.channels;
+  }
+
+  const FoldedImage& image;
+
+ private:
+  Buffer<acc_t> zeros;  // a pixel outside the image
+};
+
 // The rows [kTop, kBottom) of Bt d B, for one tile: their element e of the sum's index k goes to
 // to[e * e_step + k / kWidth * step + k % kWidth].
 template <int64_t kWidth, int kTop = 0, int kBottom = kWinogradTile, typename acc_t>
-static void transform_inputs(const FoldedImage& image, const Filter& f, const TilePlace& tile,
+static void transform_inputs(const Pixels<acc_t>& pixels, const Filter& f, const TilePlace& tile,
                              int64_t group, acc_t* to, int64_t e_step, int64_t step) {
   constexpr int kLanes = kLanesOf<acc_t>;
-  const int64_t next_col = image.groups * image.depth, next_row = image.cols * next_col;
+  const int64_t depth = pixels.image.depth;
   int64_t k = 0;
   for (int64_t by = 0; by < f.blocks(0); ++by) {
     for (int64_t bx = 0; bx < f.blocks(1); ++bx) {
       const int64_t y = tile.y * kWinogradOutputs + by * kWinogradTaps;
       const int64_t x = tile.x * kWinogradOutputs + bx * kWinogradTaps;
-      const acc_t* from = static_cast<const acc_t*>(image.memory) +
-                          (tile.n * image.rows + y) * next_row + x * next_col + group * image.depth;
-      for (int64_t d = 0; d < image.depth; d += kLanes, k += kLanes) {
+      const acc_t* from[kWinogradElements];
+      for (int q = 0; q < kWinogradElements; ++q) {
+        from[q] = pixels.at(tile.n, y + q / 4, x + q % 4, group);
+      }
+      for (int64_t d = 0; d < depth; d += kLanes, k += kLanes) {
         vec_t<acc_t> v[kWinogradElements], rows[kWinogradElements];
-#pragma GCC unroll 4
-        for (int r = 0; r < 4; ++r) {
-#pragma GCC unroll 4
-          for (int s = 0; s < 4; ++s) v[4 * r + s] = load(from + d + r * next_row + s * next_col);
-        }
+#pragma GCC unroll 16
+        for (int q = 0; q < kWinogradElements; ++q) v[q] = load(from[q] + d);
 #pragma GCC unroll 4
         for (int r = kTop; r < kBottom; ++r) {
 #pragma GCC unroll 4
