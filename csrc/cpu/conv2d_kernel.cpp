@@ -23,8 +23,9 @@ struct Points {
 
   explicit Points(int64_t most) : offset(most), y(most), x(most) {}
 
-  // Lists the indices [begin, begin + count) of the axis.
+  // Lists the indices [begin, begin + count) of the axis, which may be empty.
   void list(const Axis& axis, const Steps& steps, int64_t begin, int64_t count) {
+    if (count == 0) return;
     int64_t i0 = begin / (axis.size[1] * axis.size[2]);
     int64_t i1 = begin / axis.size[2] % axis.size[1], i2 = begin % axis.size[2];
     for (int64_t i = 0; i < count;) {
