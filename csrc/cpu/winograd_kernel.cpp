@@ -1,5 +1,6 @@
 // The convolution of csrc/cpu/winograd.h: folding, filters and outputs.
 #include "cpu/buffer.h"
+#include "cpu/parts.h"
 #include "cpu/winograd_tiles.h"
 
 namespace fastconv {
@@ -54,6 +55,23 @@ static void fold_pixels(const Folding& f, const scalar_t* from, int64_t count, i
   }
 }
 
+// The same for all phases of a row at once, where pixels lie side by side: what folds into a column
+// is one run of memory, cut off where the image ends.
+template <typename scalar_t>
+static void fold_row(const FoldedImage& image, const scalar_t* from, accumulate_t<scalar_t>* to) {
+  using acc_t = accumulate_t<scalar_t>;
+  const Folding& f = image.of;
+  const int64_t run = f.step[1] * f.channels, end = f.width * f.channels;
+  int64_t at = f.origin[1] * f.channels;
+  for (int64_t col = 0; col < image.cols; ++col, at += run, to += image.depth) {
+    const int64_t first = max_of(at, 0), count = min_of(at + run, end) - first;
+    if (count <= 0) continue;
+    for_parts_apart<acc_t>(count, [&](int64_t i, auto part) {
+      store_part(load_part(from + first + i, part), to + (first - at) + i, part);
+    });
+  }
+}
+
 template <typename scalar_t>
 void winograd_fold(const FoldedImage& image, int64_t begin, int64_t end) {
   using acc_t = accumulate_t<scalar_t>;
@@ -63,6 +81,14 @@ void winograd_fold(const FoldedImage& image, int64_t begin, int64_t end) {
     acc_t* to = static_cast<acc_t*>(image.memory) + row * image.cols * pitch;
     memset(to, 0, image.cols * pitch * sizeof(acc_t));
     const int64_t n = row / image.rows, top = f.origin[0] + row % image.rows * f.step[0];
+    if (image.groups == 1 && f.stride[1] == 1 && f.stride[3] == f.channels) {
+      for (int64_t y = max_of(top, 0); y < min_of(top + f.step[0], f.height); ++y) {
+        const scalar_t* from =
+            static_cast<const scalar_t*>(f.image) + n * f.stride[0] + y * f.stride[2];
+        fold_row(image, from, to + (y - top) * f.step[1] * f.channels);
+      }
+      continue;
+    }
     for (int64_t phase = 0; phase < f.step[0] * f.step[1]; ++phase) {
       const int64_t y = top + phase / f.step[1];
       const Run run = run_of(f, phase % f.step[1], image.cols);
@@ -139,18 +165,30 @@ static inline void gather(const vector_t* m, int step, vector_t* out, int out_st
   out[out_step] = m[step] - m[2 * step] - m[3 * step];
 }
 
-// c[i, j] = sum over the listed chunks of the sum. a holds chunks of kWinogradChunk elements, row
-// after row; b panels' rows. Chains as long as Gemm::kChain, or a short sum's whole length.
+// Asks the second cache for a chunk of a panel's columns.
+template <typename acc_t>
+static inline void prefetch_chunk(const acc_t* columns) {
+  constexpr int kLine = 64 / sizeof(acc_t);
+#pragma GCC unroll 32
+  for (int i = 0; i < kWinogradChunk * Gemm<acc_t>::kCols; i += kLine) {
+    __builtin_prefetch(columns + i, 0, 2);
+  }
+}
+
+// c[i, j] = sum over the listed chunks of the sum. a holds chunks of kWinogradChunk elements of
+// kRows rows; b a panel's columns, of which as many elements `ahead` are asked for on the way.
+// Chains as long as Gemm::kChain, or a short sum's whole length.
 template <typename acc_t, int kVectors>
-static void multiply_chunks(const acc_t* a, int64_t chunk_step, const acc_t* b,
-                            const int32_t* chunks, int64_t count, acc_t* c) {
+static void multiply_chunks(const acc_t* a, const acc_t* b, const int32_t* chunks, int64_t count,
+                            int64_t ahead, acc_t* c) {
   using G = Gemm<acc_t>;
   const int64_t together = count <= 3 ? 3 : G::kChain / kWinogradChunk;
   for (int64_t i = 0; i == 0 || i < count; i += together) {
     PanelSums<acc_t, kVectors> sums;
     for (int64_t j = i; j < min_of(i + together, count); ++j) {
-      const acc_t* row = a + chunks[j] * chunk_step;
+      const acc_t* row = a + chunks[j] * G::kRows * kWinogradChunk;
       const acc_t* column = b + chunks[j] * kWinogradChunk * G::kCols;
+      if (ahead != 0) prefetch_chunk(column + ahead);
       for (int k = 0; k < kWinogradChunk; ++k, column += G::kCols) {
         sums.template add_products<kWinogradChunk>(row + k, column);
       }
@@ -190,15 +228,18 @@ class OutputKernel {
     count = min_of(p.together, p.all_tiles() - first);
     for (int64_t i = 0; i < count; ++i) {
       places[i] = place_of(first + i, p.tiles);
-      transform_inputs<kWinogradChunk>(pixels, p.filter, places[i], group,
-                                       inputs.data() + i * kWinogradChunk, input_size,
-                                       room * kWinogradChunk);
+      transform_inputs<kWinogradChunk>(pixels, p.filter, places[i], group, input_of(i), input_size,
+                                       G::kRows * kWinogradChunk);
     }
     check = vector_t{};
     for (int64_t block = p.first_block(part); block < p.first_block(part + 1); ++block) {
       const int64_t panel = block * kPanelsTogether, most = min_of(kPanelsTogether, panels - panel);
       for (int e = 0; e < kWinogradElements; ++e) {
-        for (int64_t j = 0; j < most; ++j) multiply(group, e, panel + j, j);
+        for (int64_t j = 0; j < most; ++j) {
+          const int64_t next =
+              j + 1 < most ? panel_size() : p.transformed_size() - j * panel_size();
+          multiply(group, e, panel + j, j, next);
+        }
       }
       const int64_t begin = panel * G::kCols, end = min_of(begin + most * G::kCols, p.columns);
       for (int64_t i = 0; i < count; ++i) store_tile(group, i, begin, end);
@@ -210,20 +251,27 @@ class OutputKernel {
   }
 
  private:
-  // Panel `panel` of element e, as the j-th of those worked on together.
-  void multiply(int64_t group, int e, int64_t panel, int64_t j) {
+  int64_t panel_size() const { return sum * G::kCols; }
+  acc_t* input_of(int64_t tile) {
+    return inputs.data() + tile / G::kRows * G::kRows * sum + tile % G::kRows * kWinogradChunk;
+  }
+
+  // Panel `panel` of element e, as the j-th of those worked on together. The panel that is `next`
+  // elements further in memory comes from the third cache, and is asked for while this one's first
+  // rows are multiplied.
+  void multiply(int64_t group, int e, int64_t panel, int64_t j, int64_t next) {
     const int64_t listed = list_chunks(e, panel);
     const acc_t* b = static_cast<const acc_t*>(p.transformed) +
-                     (group * kWinogradElements + e) * p.transformed_size() +
-                     panel * sum * G::kCols;
+                     (group * kWinogradElements + e) * p.transformed_size() + panel * panel_size();
     const bool narrow = p.columns - panel * G::kCols <= kLanes;
     for (int64_t i = 0; i < count; i += G::kRows) {
-      const acc_t* a = inputs.data() + e * input_size + i * kWinogradChunk;
+      const acc_t* a = input_of(i) + e * input_size;
+      const int64_t ahead = i == 0 ? next : 0;
       acc_t* c = products.data() + e * product_size + (j * room + i) * G::kCols;
       if (narrow) {
-        multiply_chunks<acc_t, 1>(a, room * kWinogradChunk, b, chunks.data(), listed, c);
+        multiply_chunks<acc_t, 1>(a, b, chunks.data(), listed, ahead, c);
       } else {
-        multiply_chunks<acc_t, G::kVectors>(a, room * kWinogradChunk, b, chunks.data(), listed, c);
+        multiply_chunks<acc_t, G::kVectors>(a, b, chunks.data(), listed, ahead, c);
       }
     }
   }
@@ -302,7 +350,7 @@ class OutputKernel {
   const Winograd& p;
   const Pixels<acc_t> pixels;
   const int64_t sum, panels, room, input_size, product_size;
-  Buffer<acc_t> inputs;    // (element, chunk of the sum, tile, kWinogradChunk)
+  Buffer<acc_t> inputs;    // (element, kRows tiles, chunk of the sum, tile, kWinogradChunk)
   Buffer<acc_t> products;  // (element, panel, tile, column)
   Buffer<TilePlace> places;
   Buffer<int32_t> chunks;
