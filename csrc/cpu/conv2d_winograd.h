@@ -21,6 +21,8 @@ inline Folding folding_of(const Tensor& image, int64_t channels) {
           {0, 0}};
 }
 
+inline int64_t bytes_of(const Tensor& t) { return t.numel() * int64_t(t.element_size()); }
+
 inline Filter filter_of(const Tensor& weight, const Conv2d& p, bool turned) {
   return {const_cast<void*>(weight.const_data_ptr()),
           {weight.stride(0), weight.stride(1), weight.stride(2), weight.stride(3)},
@@ -232,6 +234,7 @@ inline bool winograd_forward(const Conv2d& p, const Tensor& input, const Tensor&
   f.origin[0] = -p.h.padding;
   f.origin[1] = -p.w.padding;
   w.output = folding_of(output, p.out_channels);
+  w.output_bytes = bytes_of(output);
   w.bias = bias ? bias->const_data_ptr() : nullptr;
   w.relu = relu;
   return run_winograd(w, input, weight, filters);
@@ -274,6 +277,7 @@ inline bool winograd_input_grad(const Conv2d& p, const Tensor& grad_output, cons
   const Window* axes[2] = {&p.h, &p.w};
   w.columns = w.filter.folded_channels();
   w.output = folding_of(grad_input, p.in_channels);
+  w.output_bytes = bytes_of(grad_input);
   int64_t first[2], size[2];
   for (int i = 0; i < 2; ++i) {
     const Window& a = *axes[i];

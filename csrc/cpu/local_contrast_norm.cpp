@@ -134,6 +134,7 @@ static void forward_images(const ContrastProblem& p, const Tensor& x, Tensor& ou
                            shape.lanes + kSlack);
     ContrastForward<scalar_t> f{};
     blur.hand_to(f, p);
+    f.output_bytes = output.numel() * int64_t(sizeof(scalar_t));
     f.work = scratch.take(plane);
     f.row_sums = scratch.take(shape.height * shape.lanes);
     f.floor = scratch.take(shape.lanes + kSlack);
@@ -149,7 +150,7 @@ static void forward_images(const ContrastProblem& p, const Tensor& x, Tensor& ou
         f.deviation = f.mean + plane;
       }
       using Step = ContrastForwardStep;
-      run(p, f, {Step::average_maps, Step::subtract_mean, Step::deviate, Step::sum_rows});
+      run(p, f, {Step::average_maps, Step::subtract_mean, Step::deviate});
       find_floor(p, f.row_sums, f.floor);
       run(p, f, {Step::divide});
     }
@@ -191,12 +192,12 @@ static void backward_images(const ContrastProblem& p, const Tensor& g, const Ten
       if (p.across_maps) {
         f.mean = const_cast<acc_t*>(data<acc_t>(statistics)) + 2 * image * plane;
         f.deviation = f.mean + plane;
+        run(p, f, {Step::sum_rows});
       } else {
         run(p, f, {Step::average_maps, Step::subtract_mean, Step::deviate});
       }
       b.mean = f.mean;
       b.deviation = f.deviation;
-      run(p, f, {Step::sum_rows});
       find_floor(p, f.row_sums, f.floor);
       run(p, b, {Back::gather});
       share_floor(p, b.row_sums, b.floor, b.floor_share);

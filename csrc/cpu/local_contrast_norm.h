@@ -18,6 +18,7 @@ struct ContrastForward {
   Band<acc_t> vertical, horizontal;
   const scalar_t* input;
   scalar_t* output;
+  int64_t output_bytes;     // of all images
   acc_t *mean, *deviation;  // statistics
   acc_t* work;              // a statistic's room
   acc_t* row_sums;          // [height][lanes]: of the deviation

@@ -170,6 +170,16 @@ static void sum_row(const acc_t* row, acc_t* sums, int64_t width, int64_t lanes)
   }
 }
 
+// body(first, last) over the rows [begin, end): one row after another, so that what a step has
+// written is near when it reads it; many together where a vector runs along a row, whose end would
+// cut it off.
+template <class F>
+static void for_rows_in_turn(const ContrastShape& shape, int64_t begin, int64_t end,
+                             const F& body) {
+  const int64_t together = shape.interleaved || shape.lanes > 1 ? 1 : end - begin;
+  for (int64_t y = begin; y < end; y += together) body(y, y + together);
+}
+
 // ---- Forward ----
 
 // max(floor, s); a NaN of either stays.
@@ -205,6 +215,42 @@ static void average_squares(const ContrastForward<scalar_t>& f, int64_t begin, i
   sum_over_maps<1, acc_t>(*f.shape, begin, end, add, finish);
 }
 
+// The same for a row of one map alone, which is its own average: into the middle of a line.
+template <typename scalar_t>
+static void take_row(const ContrastForward<scalar_t>& f, int64_t first,
+                     accumulate_t<scalar_t>* middle) {
+  for_parts<accumulate_t<scalar_t>>(0, f.shape->row(), [&](int64_t i, auto part) {
+    store_part(load_part(f.input + first + i, part), middle + i, part);
+  });
+}
+template <typename scalar_t>
+static void take_squares(const ContrastForward<scalar_t>& f, int64_t first,
+                         accumulate_t<scalar_t>* middle) {
+  for_parts<accumulate_t<scalar_t>>(0, f.shape->row(), [&](int64_t i, auto part) {
+    const auto v = load_part(f.input + first + i, part) - load_part(f.mean + first + i, part);
+    store_part(v * v, middle + i, part);
+  });
+}
+
+// output = v / d, of one map alone.
+template <typename scalar_t>
+static void divide_map(const ContrastForward<scalar_t>& f, int64_t begin, int64_t end) {
+  using acc_t = accumulate_t<scalar_t>;
+  const bool lanes_differ = f.shape->lanes > 1;
+  const int64_t run = lanes_differ ? f.shape->lanes : end - begin;
+  for (int64_t first = begin; first < end; first += run) {
+    for_parts<acc_t>(0, run, [&](int64_t l, auto part) {
+      const int64_t i = first + l;
+      const auto s = load_part(f.deviation + i, part);
+      const auto floor = load_part(f.floor + (lanes_differ ? l : 0), part);
+      const auto v = load_part(f.input + i, part) - load_part(f.mean + i, part);
+      store_result_part(v / divisor<decltype(s + s)>(s, floor), f.output + i, part,
+                        is_large_result(f.output_bytes));
+    });
+  }
+  if (is_large_result(f.output_bytes)) finish_stores_past_caches();
+}
+
 // work = 1 / d; output = v / d.
 template <typename scalar_t>
 static void divide(const ContrastForward<scalar_t>& f, int64_t begin, int64_t end) {
@@ -223,18 +269,30 @@ static void divide(const ContrastForward<scalar_t>& f, int64_t begin, int64_t en
 template <typename scalar_t>
 void local_contrast_norm_forward(ContrastForwardStep step, const ContrastForward<scalar_t>& f,
                                  accumulate_t<scalar_t>* line, int64_t begin, int64_t end) {
+  using acc_t = accumulate_t<scalar_t>;
   const int64_t row = f.shape->row(), lanes = f.shape->lanes;
+  acc_t* middle = line + f.horizontal.radius * lanes;
   switch (step) {
     case ContrastForwardStep::average_maps:
+      // The deviation's room holds the half-blurred mean.
+      for (int64_t y = begin; y < end && f.shape->maps == 1; ++y) {
+        take_row(f, y * row, middle);
+        blur_line<true>(line, f.deviation + y * row, f.horizontal, lanes);
+      }
+      if (f.shape->maps == 1) break;
       average_maps(f, begin * row, end * row);
-      for (int64_t y = begin; y < end; ++y) {  // the deviation's room holds the half-blurred mean
+      for (int64_t y = begin; y < end; ++y) {
         blur_row<true>(f.work + y * row, f.deviation + y * row, line, f.horizontal, lanes);
       }
       break;
     case ContrastForwardStep::subtract_mean:
       for (int64_t y = begin; y < end; ++y) {
         blur_columns<true>(f.deviation, f.mean + y * row, f.vertical, row, y);
+        if (f.shape->maps > 1) continue;
+        take_squares(f, y * row, middle);
+        blur_line<false>(line, f.work + y * row, f.horizontal, lanes);
       }
+      if (f.shape->maps == 1) break;
       average_squares(f, begin * row, end * row);
       for (int64_t y = begin; y < end; ++y) {
         blur_row<false>(f.work + y * row, f.work + y * row, line, f.horizontal, lanes);
@@ -245,6 +303,7 @@ void local_contrast_norm_forward(ContrastForwardStep step, const ContrastForward
         auto* s = f.deviation + y * row;
         blur_columns<false>(f.work, s, f.vertical, row, y);
         for (int64_t i = 0; i < row; ++i) s[i] = square_root(s[i]);
+        sum_row(s, f.row_sums + y * lanes, f.shape->width, lanes);
       }
       break;
     case ContrastForwardStep::sum_rows:
@@ -253,7 +312,11 @@ void local_contrast_norm_forward(ContrastForwardStep step, const ContrastForward
       }
       break;
     case ContrastForwardStep::divide:
-      divide(f, begin * row, end * row);
+      if (f.shape->maps == 1) {
+        divide_map(f, begin * row, end * row);
+      } else {
+        divide(f, begin * row, end * row);
+      }
   }
 }
 
@@ -338,11 +401,13 @@ void local_contrast_norm_backward(ContrastBackwardStep step, const ContrastBackw
   acc_t* middle = line + b.horizontal.radius * lanes;
   switch (step) {
     case ContrastBackwardStep::gather:
-      gather(b, begin * row, end * row);
-      for (int64_t y = begin; y < end; ++y) {
-        take_floor_part(b, middle, y * row);
-        sum_row(middle, b.row_sums + y * lanes, b.shape->width, lanes);
-      }
+      for_rows_in_turn(*b.shape, begin, end, [&](int64_t first, int64_t last) {
+        gather(b, first * row, last * row);
+        for (int64_t y = first; y < last; ++y) {
+          take_floor_part(b, middle, y * row);
+          sum_row(middle, b.row_sums + y * lanes, b.shape->width, lanes);
+        }
+      });
       break;
     case ContrastBackwardStep::through_deviation:
       for (int64_t y = begin; y < end; ++y) {
@@ -354,14 +419,16 @@ void local_contrast_norm_backward(ContrastBackwardStep step, const ContrastBackw
       for (int64_t y = begin; y < end; ++y) take_mean_part(b, line, y);
       break;
     case ContrastBackwardStep::add_up:  // `change` holds what goes through the mean
-      for (int64_t y = begin; y < end; ++y) {
-        blur_columns<false>(b.direct, b.change + y * row, b.vertical, row, y);
-      }
-      for_elements<acc_t>(*b.shape, begin * row, end * row, [&](auto at) {
-        const auto v = at.element(b.input) - at.statistic(b.mean);
-        const auto h =
-            at.element(b.grad_output) * at.statistic(b.inverse) + v * at.statistic(b.spread);
-        at.put_element(h - at.statistic(b.change), b.grad_input);
+      for_rows_in_turn(*b.shape, begin, end, [&](int64_t first, int64_t last) {
+        for (int64_t y = first; y < last; ++y) {
+          blur_columns<false>(b.direct, b.change + y * row, b.vertical, row, y);
+        }
+        for_elements<acc_t>(*b.shape, first * row, last * row, [&](auto at) {
+          const auto v = at.element(b.input) - at.statistic(b.mean);
+          const auto h =
+              at.element(b.grad_output) * at.statistic(b.inverse) + v * at.statistic(b.spread);
+          at.put_element(h - at.statistic(b.change), b.grad_input);
+        });
       });
   }
 }

@@ -44,6 +44,15 @@ static inline void store_part(accumulate_t<scalar_t> v, scalar_t* p, One) {
   from_acc(v, *p);
 }
 
+// store_part() of a result, which is large or not.
+template <typename V, typename scalar_t, class Part>
+static inline void store_result_part(V v, scalar_t* p, Part part, bool is_large) {
+  if constexpr (std::is_same_v<Part, Whole>) {
+    if (is_large) return store_past_caches(v, p);
+  }
+  store_part(v, p, part);
+}
+
 // body(i, Whole{}) or body(i, One{}) over [begin, end).
 template <typename acc_t, class F>
 static inline void for_parts(int64_t begin, int64_t end, const F& body) {

@@ -20,24 +20,35 @@ static void max_pool_row_channels_last(const scalar_t* const* rows, scalar_t* ou
   const int64_t r0 = p.h.first_tap(ph), r1 = p.h.end_tap(ph);
   for (int64_t pw = 0; pw < p.w.output; ++pw) {
     const int64_t s0 = p.w.first_tap(pw), s1 = p.w.end_tap(pw), x0 = p.w.start(pw);
-    const int first = int(r0 * p.w.kernel + s0);
-    for_each_vector<acc_t>(p.channels, [&](int64_t c, auto n) {
-      vec_t<acc_t> best = splat(-std::numeric_limits<acc_t>::infinity());
-      int_vec_t<acc_t> which = int_vec_t<acc_t>{} + first;
-      for (int64_t r = r0; r < r1; ++r) {
-        for (int64_t s = s0; s < s1; ++s) {
-          const scalar_t* at = rows[r] + (x0 + s * p.w.dilation) * p.channels + c;
-          const vec_t<acc_t> value = load_n(at, n);
-          if (next) __builtin_prefetch(at + next);
-          const auto better = (value > best) | (value != value);
-          best = better ? value : best;
-          which = better ? int_vec_t<acc_t>{} + int(r * p.w.kernel + s) : which;
+    // The taps [r0, r1) and [s0, s1), all of them constants in the usual window.
+    const auto pool = [&](auto r0, auto r1, auto s0, auto s1, auto kernel_w) {
+      for_each_vector<acc_t>(p.channels, [&](int64_t c, auto n) {
+        vec_t<acc_t> best = splat(-std::numeric_limits<acc_t>::infinity());
+        int_vec_t<acc_t> which = int_vec_t<acc_t>{} + int(r0 * kernel_w + s0);
+#pragma GCC unroll 3
+        for (int64_t r = r0; r < r1; ++r) {
+#pragma GCC unroll 3
+          for (int64_t s = s0; s < s1; ++s) {
+            const scalar_t* at = rows[r] + (x0 + s * p.w.dilation) * p.channels + c;
+            const vec_t<acc_t> value = load_n(at, n);
+            if (next) __builtin_prefetch(at + next);
+            const auto better = (value > best) | (value != value);
+            best = better ? value : best;
+            which = better ? int_vec_t<acc_t>{} + int(r * kernel_w + s) : which;
+          }
         }
-      }
-      const int64_t o = pw * p.channels + c;
-      store_n(best, output + o, n);
-      store_bytes_n<acc_t>(which, switches + o, n);
-    });
+        const int64_t o = pw * p.channels + c;
+        store_n(best, output + o, n);
+        store_bytes_n<acc_t>(which, switches + o, n);
+      });
+    };
+    if (p.w.kernel == 3 && r0 == 0 && r1 == 3 && s0 == 0 && s1 == 3) {
+      constexpr std::integral_constant<int64_t, 0> none;
+      constexpr std::integral_constant<int64_t, 3> three;
+      pool(none, three, none, three, three);
+    } else {
+      pool(r0, r1, s0, s1, p.w.kernel);
+    }
   }
 }
 

@@ -165,9 +165,12 @@ static inline void store_n(vec_t<double> v, double* p, int n) {
 }
 #endif
 
-// store() of a large result that nobody reads soon: where its address allows, to memory without
-// reading the line first and without driving others out of the caches. A thread that has done so
-// ends with finish_stores_past_caches(), before others may look.
+// Whether a result is so large that it would leave the caches before anybody reads it.
+constexpr bool is_large_result(int64_t bytes) { return bytes > (int64_t(1) << 20); }
+
+// store() of a large result: where its address allows, to memory without reading the line first and
+// without driving others out of the caches. A thread that has done so ends with
+// finish_stores_past_caches(), before others may look.
 template <typename scalar_t>
 static inline void store_past_caches(vec_t<accumulate_t<scalar_t>> v, scalar_t* p) {
   store(v, p);

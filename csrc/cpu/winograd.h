@@ -81,7 +81,8 @@ struct Winograd {
   // What winograd_filters() makes: (group, element, panel, sum, column) of acc_t.
   void* transformed;
   Folding output;
-  const void* bias;  // one for each column of each group, or null
+  int64_t output_bytes;  // of the whole batch
+  const void* bias;      // one for each column of each group, or null
   bool relu;
 
   int64_t all_tiles() const { return input.batch * tiles[0] * tiles[1]; }

@@ -218,6 +218,7 @@ class OutputKernel {
         room(ceil_div(p.together, G::kRows) * G::kRows),
         input_size(sum * room + kWinogradPad),
         product_size(kPanelsTogether * room * G::kCols + kWinogradPad),
+        past_caches(is_large_result(p.output_bytes)),
         inputs(kWinogradElements * input_size),
         products(kWinogradElements * product_size),
         places(p.together),
@@ -328,7 +329,11 @@ class OutputKernel {
         scalar_t* to = pixel(image, 2 * tile.y + q / 2, 2 * tile.x + q % 2, phase);
         if (to == nullptr) continue;
         if (f.stride[1] == 1 && begin == 0) {
-          store_n(y[q], to + c, n);
+          if (past_caches && n == kLanes) {
+            store_past_caches(y[q], to + c);
+          } else {
+            store_n(y[q], to + c, n);
+          }
           continue;
         }
         acc_t values[kLanes];
@@ -350,6 +355,7 @@ class OutputKernel {
   const Winograd& p;
   const Pixels<acc_t> pixels;
   const int64_t sum, panels, room, input_size, product_size;
+  const bool past_caches;
   Buffer<acc_t> inputs;    // (element, kRows tiles, chunk of the sum, tile, kWinogradChunk)
   Buffer<acc_t> products;  // (element, panel, tile, column)
   Buffer<TilePlace> places;
@@ -364,6 +370,7 @@ void winograd_outputs(const Winograd& p, int64_t begin, int64_t end, bool* finit
   for (int64_t unit = begin; unit < end; ++unit) {
     if (!kernel.run(unit)) *finite = false;
   }
+  if (is_large_result(p.output_bytes)) finish_stores_past_caches();
 }
 
 #define INSTANTIATE(scalar_t)                                                  \
