@@ -171,6 +171,7 @@ static void backward_images(const ContrastProblem& p, const Tensor& g, const Ten
     blur.hand_to(f, p);
     ContrastBackward<scalar_t> b{};
     adjoint.hand_to(b, p);
+    b.output_bytes = grad_input.numel() * int64_t(sizeof(scalar_t));
     b.inverse = f.work = scratch.take(plane);
     b.direct = scratch.take(plane);
     b.spread = scratch.take(plane);

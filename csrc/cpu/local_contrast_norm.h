@@ -32,6 +32,7 @@ struct ContrastBackward {
   Band<acc_t> vertical, horizontal;  // transposed
   const scalar_t *input, *grad_output;
   scalar_t* grad_input;
+  int64_t output_bytes;  // of all images
   const acc_t *mean, *deviation;
   acc_t *inverse, *direct, *spread, *change;  // a statistic's room each
   acc_t* row_sums;                            // [height][lanes]: what reaches the floor

@@ -20,165 +20,14 @@
 // planes: a vector holds kLanes positions, and the maps are added one after another by blocks of
 // positions that stay in the cache. interleaved: a vector holds kLanes maps of one position.
 #include "cpu/blur.h"
+#include "cpu/contrast_norm_maps.h"
 #include "cpu/local_contrast_norm.h"
-#include "cpu/parts.h"
 
 namespace fastconv {
 namespace FASTCONV_ISA {
 
-constexpr int64_t kBlock = 1024;  // positions; their sums stay in the L1 cache
-
 static inline float square_root(float x) { return __builtin_sqrtf(x); }
 static inline double square_root(double x) { return __builtin_sqrt(x); }
-
-// ---- Maps and statistics, in either arrangement ----
-
-// Where a loop stands: some elements of one map, and the statistics at their positions.
-template <class Part>
-struct InPlanes {
-  int64_t position, offset;  // offset: of the map's plane
-
-  template <typename T>
-  auto element(const T* maps) const {
-    return load_part(maps + offset + position, Part{});
-  }
-  template <typename T>
-  auto first_map(const T* maps) const {
-    return load_part(maps + position, Part{});
-  }
-  template <typename T>
-  auto statistic(const T* p) const {
-    return load_part(p + position, Part{});
-  }
-  template <typename T>
-  auto of_lane(const T* p, int64_t lanes) const {
-    return load_part(p + position % lanes, Part{});
-  }
-  template <typename V, typename T>
-  void put_element(V v, T* maps) const {
-    store_part(v, maps + offset + position, Part{});
-  }
-  template <typename V, typename T>
-  void put_statistic(V v, T* p) const {
-    store_part(v, p + position, Part{});
-  }
-};
-
-template <class Part>
-struct Interleaved {
-  int64_t position, first, offset;  // first: the element of map 0, offset: the map
-
-  template <typename T>
-  auto element(const T* maps) const {
-    return load_part(maps + first + offset, Part{});
-  }
-  template <typename T>
-  auto first_map(const T* maps) const {
-    return to_acc(maps[first]);
-  }
-  template <typename T>
-  auto statistic(const T* p) const {
-    return p[position];
-  }
-  template <typename T>
-  auto of_lane(const T* p, int64_t) const {
-    return *p;
-  }
-  template <typename V, typename T>
-  void put_element(V v, T* maps) const {
-    store_part(v, maps + first + offset, Part{});
-  }
-  template <typename V, typename T>
-  void put_statistic(V v, T* p) const {
-    p[position] = v;
-  }
-};
-
-// body(at) for all elements of all maps at the positions [begin, end).
-template <typename acc_t, class F>
-static void for_elements(const ContrastShape& shape, int64_t begin, int64_t end, const F& body) {
-  if (shape.interleaved) {
-    for (int64_t i = begin; i < end; ++i) {
-      for_parts<acc_t>(0, shape.maps, [&](int64_t m, auto part) {
-        body(Interleaved<decltype(part)>{i, i * shape.maps, m});
-      });
-    }
-    return;
-  }
-  for (int64_t i0 = begin; i0 < end; i0 += kBlock) {
-    for (int64_t m = 0; m < shape.maps; ++m) {
-      for_parts<acc_t>(i0, min_of(end, i0 + kBlock), [&](int64_t i, auto part) {
-        body(InPlanes<decltype(part)>{i, m * shape.plane()});
-      });
-    }
-  }
-}
-
-// At each position in [begin, end): add(at, sums) for each map, then finish(at, sums).
-template <int kSums, typename acc_t, class Add, class Finish>
-static void sum_over_maps(const ContrastShape& shape, int64_t begin, int64_t end, const Add& add,
-                          const Finish& finish) {
-  if (shape.interleaved) {
-    constexpr int kLanes = Vec<acc_t>::kLanes;
-    for (int64_t i = begin; i < end; ++i) {
-      vec_t<acc_t> lanes[kSums] = {};
-      int64_t m = 0;
-      for (; m + kLanes <= shape.maps; m += kLanes) {
-        add(Interleaved<Whole>{i, i * shape.maps, m}, lanes);
-      }
-      acc_t sums[kSums];
-      for (int k = 0; k < kSums; ++k) sums[k] = sum_of_lanes<acc_t>(lanes[k]);
-      for (; m < shape.maps; ++m) add(Interleaved<One>{i, i * shape.maps, m}, sums);
-      finish(Interleaved<One>{i, i * shape.maps, 0}, sums);
-    }
-    return;
-  }
-  for (int64_t i0 = begin; i0 < end; i0 += kBlock) {
-    const int64_t i1 = min_of(end, i0 + kBlock);
-    acc_t block[kSums][kBlock] = {};
-    for (int64_t m = 0; m < shape.maps; ++m) {
-      for_parts<acc_t>(i0, i1, [&](int64_t i, auto part) {
-        decltype(load_part(block[0], part)) sums[kSums];
-        for (int k = 0; k < kSums; ++k) sums[k] = load_part(block[k] + i - i0, part);
-        add(InPlanes<decltype(part)>{i, m * shape.plane()}, sums);
-        for (int k = 0; k < kSums; ++k) store_part(sums[k], block[k] + i - i0, part);
-      });
-    }
-    for_parts<acc_t>(i0, i1, [&](int64_t i, auto part) {
-      decltype(load_part(block[0], part)) sums[kSums];
-      for (int k = 0; k < kSums; ++k) sums[k] = load_part(block[k] + i - i0, part);
-      finish(InPlanes<decltype(part)>{i, 0}, sums);
-    });
-  }
-}
-
-// The sum over a row, of each lane.
-template <typename acc_t>
-static void sum_row(const acc_t* row, acc_t* sums, int64_t width, int64_t lanes) {
-  constexpr int kLanes = Vec<acc_t>::kLanes;
-  if (lanes == 1) {
-    vec_t<acc_t> sum{};
-    int64_t i = 0;
-    for (; i + kLanes <= width; i += kLanes) sum += load(row + i);
-    sums[0] = sum_of_lanes<acc_t>(sum);
-    for (; i < width; ++i) sums[0] += row[i];
-    return;
-  }
-  memcpy(sums, row, lanes * sizeof(acc_t));
-  for (int64_t x = 1; x < width; ++x) {
-    for (int64_t l = 0; l < lanes; ++l) sums[l] += row[x * lanes + l];
-  }
-}
-
-// body(first, last) over the rows [begin, end): one row after another, so that what a step has
-// written is near when it reads it; many together where a vector runs along a row, whose end would
-// cut it off.
-template <class F>
-static void for_rows_in_turn(const ContrastShape& shape, int64_t begin, int64_t end,
-                             const F& body) {
-  const int64_t together = shape.interleaved || shape.lanes > 1 ? 1 : end - begin;
-  for (int64_t y = begin; y < end; y += together) body(y, y + together);
-}
 
 // ---- Forward ----
 
@@ -262,8 +111,9 @@ static void divide(const ContrastForward<scalar_t>& f, int64_t begin, int64_t en
   });
   for_elements<acc_t>(*f.shape, begin, end, [&](auto at) {
     const auto v = at.element(f.input) - at.statistic(f.mean);
-    at.put_element(v * at.statistic(f.work), f.output);
+    at.put_element(v * at.statistic(f.work), f.output, is_large_result(f.output_bytes));
   });
+  if (is_large_result(f.output_bytes)) finish_stores_past_caches();
 }
 
 template <typename scalar_t>
@@ -427,9 +277,10 @@ void local_contrast_norm_backward(ContrastBackwardStep step, const ContrastBackw
           const auto v = at.element(b.input) - at.statistic(b.mean);
           const auto h =
               at.element(b.grad_output) * at.statistic(b.inverse) + v * at.statistic(b.spread);
-          at.put_element(h - at.statistic(b.change), b.grad_input);
+          at.put_element(h - at.statistic(b.change), b.grad_input, is_large_result(b.output_bytes));
         });
       });
+      if (is_large_result(b.output_bytes)) finish_stores_past_caches();
   }
 }
 

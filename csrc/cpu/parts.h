@@ -94,14 +94,14 @@ static inline void for_blocks_apart(int64_t n, const F& body) {
 }
 
 // Halves upon halves.
-template <typename acc_t>
+template <typename acc_t, int kHalf = Vec<acc_t>::kLanes / 2>
 static inline acc_t sum_of_lanes(vec_t<acc_t> v) {
-  acc_t lanes[Vec<acc_t>::kLanes];
-  store(v, lanes);
-  for (int half = Vec<acc_t>::kLanes / 2; half > 0; half /= 2) {
-    for (int i = 0; i < half; ++i) lanes[i] += lanes[half + i];
+  if constexpr (kHalf == 0) {
+    return v[0];
+  } else {
+    v += rotate<kHalf>(v, std::make_integer_sequence<int, Vec<acc_t>::kLanes>());
+    return sum_of_lanes<acc_t, kHalf / 2>(v);
   }
-  return lanes[0];
 }
 
 }  // namespace FASTCONV_ISA

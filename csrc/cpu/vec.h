@@ -207,6 +207,18 @@ static inline vector_t interleave(vector_t a, vector_t b, std::integer_sequence<
 #endif
 }
 
+// Lane l of the result is lane l + kBy, counted around.
+template <int kBy, typename vector_t, int... kLane>
+static inline vector_t rotate(vector_t v, std::integer_sequence<int, kLane...>) {
+  constexpr int kLanes = sizeof...(kLane);
+#if defined(__clang__)
+  return __builtin_shufflevector(v, v, ((kLane + kBy) % kLanes)...);
+#else
+  using acc_t = std::decay_t<decltype(v[0])>;
+  return __builtin_shuffle(v, int_vec_t<acc_t>{((kLane + kBy) % kLanes)...});
+#endif
+}
+
 // Swaps rows and lanes of kLanes vectors, the lanes' bits one after the other.
 template <typename acc_t, int kStep = 1>
 static inline void transpose(vec_t<acc_t>* rows) {
