@@ -226,6 +226,12 @@ def test_images_in_turn(layer, memory_format):
         assert (got - expected).norm() < 1e-5 * expected.norm()  # an image left out: 0.27
 
 
+@pytest.mark.parametrize("maps", [48, 52])  # whole vectors, and some that are cut off
+def test_large_results(maps):
+    layer = 2, 16, (60, 60), maps, (3, 3), (1, 1), (1, 1, 1, 1), (1, 1), 1
+    assert_right(layer, torch.float32, torch.channels_last, relu=False)
+
+
 @pytest.mark.parametrize("memory_format", FORMATS, ids=str)
 def test_threads_do_not_change_a_bit(memory_format):
     for layer in (

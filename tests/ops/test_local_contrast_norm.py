@@ -75,6 +75,23 @@ def test_precision(dtype, memory_format, across, divisor):
         assert_within_policy(a, b, c)
 
 
+@pytest.mark.parametrize("across", [True, False])
+@pytest.mark.parametrize("memory_format", FORMATS)
+def test_large_results_are_those_of_single_images(memory_format, across):
+    x = sample(3, 36, 64, 64, memory_format=memory_format)
+    grad = sample(3, 36, 64, 64, memory_format=memory_format, seed=1)
+
+    def run(x, grad):
+        leaf = x.clone().requires_grad_()
+        y = fastconv.local_contrast_norm(leaf, across_maps=across)
+        return y.detach(), torch.autograd.grad(y, leaf, grad)[0]
+
+    together = run(x, grad)
+    apart = [run(x[i : i + 1], grad[i : i + 1]) for i in range(3)]
+    for a, parts in zip(together, zip(*apart, strict=True), strict=True):
+        assert torch.equal(a, torch.cat(parts))
+
+
 @pytest.mark.parametrize(("across", "divisor"), CONFIGURATIONS)
 @pytest.mark.parametrize("memory_format", FORMATS)
 def test_gradcheck(memory_format, across, divisor):
