@@ -122,10 +122,11 @@ def _machine_table(report, ops):
     rows, facts = [row for row in report["rows"] if row["op"] in ops], report["facts"]
     if not rows:
         return ""
+    instructions = f" with {facts['instructions']}" if "instructions" in facts else ""
     lines = [
-        f"{facts['device']}, {facts['dtype']}, torch {facts['torch']}, {facts['date']}, commit "
-        f"{facts['commit']}. Milliseconds, each side in its better memory format; above 1, "
-        "fastconv is faster.",
+        f"{facts['device']}{instructions}, {facts['dtype']}, torch {facts['torch']}, "
+        f"{facts['date']}, commit {facts['commit']}. Milliseconds, each side in its better memory "
+        "format; above 1, fastconv is faster.",
         "",
         "| shape | batch | pass | fastconv | torch | ratio |",
         "|---|---:|---|---:|---:|---:|",

@@ -1,10 +1,12 @@
 """What other programs compute from an exported run: onnxruntime, torch without our ops."""
 
+import copy
 import json
 
 import numpy as np
 import pytest
 import torch
+from op_testing import assert_within_policy
 from PIL import Image
 from torch import nn
 
@@ -105,11 +107,12 @@ def test_zfnet_through_torch_export_without_fastconv(tmp_path):
     targets = {str(n.target) for n in program.graph.nodes if n.op == "call_function"}
     assert not [name for name in targets if "fastconv" in name]
     images = torch.stack([run.preprocess(p) for p in photographs(3)])
+    exact = copy.deepcopy(run.model).double()(images.double())
     for module in run.model.modules():
         if hasattr(module, "algorithm"):
             module.algorithm = "library"  # as exported
     with torch.no_grad():
-        torch.testing.assert_close(program.module()(images), run.model(images))
+        assert_within_policy(program.module()(images), run.model(images), exact)
 
 
 def test_safetensors_load_into_the_model(alexnet, tmp_path):

@@ -20,8 +20,16 @@ def broken_install(tmp_path):
     return Path(shutil.copytree(PACKAGE, tmp_path / "fastconv", ignore=ignore))
 
 
+# An editable install's finder would find the missing libraries where they were built.
+WITHOUT_EDITABLE_FINDERS = """
+import sys
+sys.meta_path = [f for f in sys.meta_path if "editable" not in getattr(f, "__module__", "").lower()]
+import fastconv
+"""
+
+
 def import_error(package):
-    code = "import fastconv"
+    code = WITHOUT_EDITABLE_FINDERS
     result = subprocess.run(
         [sys.executable, "-c", code], cwd=package.parent, capture_output=True, text=True
     )
