@@ -99,8 +99,8 @@ static void sum_over_maps(const ContrastShape& shape, int64_t begin, int64_t end
   if (shape.interleaved) {
     constexpr int kLanes = Vec<acc_t>::kLanes;
     for (int64_t i = begin; i < end; ++i) {
-      vec_t<acc_t> even[kSums] = {},
-                   odd[kSums] = {};  // two, because a sum waits for the one before
+      // Two, because a sum waits for the one before.
+      vec_t<acc_t> even[kSums] = {}, odd[kSums] = {};
       int64_t m = 0;
       for (; m + 2 * kLanes <= shape.maps; m += 2 * kLanes) {
         add(Interleaved<Whole>{i, i * shape.maps, m}, even);

@@ -239,7 +239,8 @@ void fully_connected_weight_grad(const FullyConnected& p, int64_t begin, int64_t
   using acc_t = accumulate_t<scalar_t>;
   using G = Gemm<acc_t>;
   constexpr int kLanes = Vec<acc_t>::kLanes;
-  const bool past_caches = is_large_result(p.outputs * p.inputs * int64_t(sizeof(scalar_t)));
+  constexpr int64_t kLarge = int64_t(4) << 20;  // bytes: it would leave the caches by itself
+  const bool past_caches = p.outputs * p.inputs * int64_t(sizeof(scalar_t)) > kLarge;
   Buffer<acc_t> sums(G::kRows * G::kCols);
   for (int64_t unit = begin; unit < end; ++unit) {
     const int64_t first = unit * kFullOutputs, last = min_of(first + kFullOutputs, p.outputs);

@@ -121,31 +121,37 @@ void local_contrast_norm_forward(ContrastForwardStep step, const ContrastForward
                                  accumulate_t<scalar_t>* line, int64_t begin, int64_t end) {
   using acc_t = accumulate_t<scalar_t>;
   const int64_t row = f.shape->row(), lanes = f.shape->lanes;
+  const bool one_map = f.shape->maps == 1;
   acc_t* middle = line + f.horizontal.radius * lanes;
   switch (step) {
-    case ContrastForwardStep::average_maps:
-      // The deviation's room holds the half-blurred mean.
-      for (int64_t y = begin; y < end && f.shape->maps == 1; ++y) {
-        take_row(f, y * row, middle);
-        blur_line<true>(line, f.deviation + y * row, f.horizontal, lanes);
-      }
-      if (f.shape->maps == 1) break;
-      average_maps(f, begin * row, end * row);
-      for (int64_t y = begin; y < end; ++y) {
-        blur_row<true>(f.work + y * row, f.deviation + y * row, line, f.horizontal, lanes);
+    case ContrastForwardStep::average_maps:  // the deviation's room holds the half-blurred mean
+      if (one_map) {
+        for (int64_t y = begin; y < end; ++y) {
+          take_row(f, y * row, middle);
+          blur_line<true>(line, f.deviation + y * row, f.horizontal, lanes);
+        }
+      } else {
+        average_maps(f, begin * row, end * row);
+        for (int64_t y = begin; y < end; ++y) {
+          blur_row<true>(f.work + y * row, f.deviation + y * row, line, f.horizontal, lanes);
+        }
       }
       break;
     case ContrastForwardStep::subtract_mean:
-      for (int64_t y = begin; y < end; ++y) {
-        blur_columns<true>(f.deviation, f.mean + y * row, f.vertical, row, y);
-        if (f.shape->maps > 1) continue;
-        take_squares(f, y * row, middle);
-        blur_line<false>(line, f.work + y * row, f.horizontal, lanes);
-      }
-      if (f.shape->maps == 1) break;
-      average_squares(f, begin * row, end * row);
-      for (int64_t y = begin; y < end; ++y) {
-        blur_row<false>(f.work + y * row, f.work + y * row, line, f.horizontal, lanes);
+      if (one_map) {  // each row at once, while it is near
+        for (int64_t y = begin; y < end; ++y) {
+          blur_columns<true>(f.deviation, f.mean + y * row, f.vertical, row, y);
+          take_squares(f, y * row, middle);
+          blur_line<false>(line, f.work + y * row, f.horizontal, lanes);
+        }
+      } else {
+        for (int64_t y = begin; y < end; ++y) {
+          blur_columns<true>(f.deviation, f.mean + y * row, f.vertical, row, y);
+        }
+        average_squares(f, begin * row, end * row);
+        for (int64_t y = begin; y < end; ++y) {
+          blur_row<false>(f.work + y * row, f.work + y * row, line, f.horizontal, lanes);
+        }
       }
       break;
     case ContrastForwardStep::deviate:
@@ -162,7 +168,7 @@ void local_contrast_norm_forward(ContrastForwardStep step, const ContrastForward
       }
       break;
     case ContrastForwardStep::divide:
-      if (f.shape->maps == 1) {
+      if (one_map) {
         divide_map(f, begin * row, end * row);
       } else {
         divide(f, begin * row, end * row);

@@ -165,7 +165,7 @@ static inline void store_n(vec_t<double> v, double* p, int n) {
 }
 #endif
 
-// Whether a result is so large that it would leave the caches before anybody reads it.
+// Whether a layer's result is so large that it would leave the caches before it is read.
 constexpr bool is_large_result(int64_t bytes) { return bytes > (int64_t(1) << 20); }
 
 // store() of a large result: where its address allows, to memory without reading the line first and
