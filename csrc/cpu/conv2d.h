@@ -11,6 +11,7 @@
 
 #include <cstdint>
 
+#include "core/window.h"
 #include "cpu/isa.h"
 
 namespace fastconv {
@@ -58,6 +59,17 @@ struct Product {
   int64_t row_tiles() const { return (rows.axis.count() + rows.tile - 1) / rows.tile; }
   int64_t col_tiles() const { return (cols.axis.count() + cols.tile - 1) / cols.tile; }
   int64_t units() const { return groups * row_tiles() * col_tiles(); }
+  // Multiplications of the units before one of them.
+  int64_t work_before(int64_t unit) const {
+    if (units() == 0) return 0;
+    const int64_t height = rows.axis.count(), width = cols.axis.count();
+    const int64_t row_tile = unit % row_tiles(), col_tile = unit / row_tiles() % col_tiles();
+    const int64_t left = col_tile * cols.tile, above = row_tile * rows.tile;
+    const int64_t tile_width = min_of(cols.tile, width - left);
+    const int64_t elements =
+        (unit / row_tiles() / col_tiles() * width + left) * height + above * tile_width;
+    return elements * max_of(1, sum.count());
+  }
 };
 
 // Does the units [begin, end): tiles of the output. Every element is summed in the same order

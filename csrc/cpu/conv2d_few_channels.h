@@ -45,6 +45,7 @@ inline bool few_channels_forward(const Conv2d& p, const Tensor& input, const Ten
   const Tensor filters = scratch(weight, f.padded_maps() * taps);
   f.filters = filters.mutable_data_ptr();
   f.output = folding_of(output, p.out_channels);
+  f.output_bytes = bytes_of(output);
   f.bias = bias ? bias->const_data_ptr() : nullptr;
   f.relu = relu;
   const Filter filter = filter_of(weight, p, false);

@@ -80,25 +80,38 @@ inline void choose_tiles(Product& p) {
   }
 }
 
-// Runs the products over torch's threads.
+// The first of a product's units with at least so much work before it.
+inline int64_t first_unit(const Product& p, int64_t work) {
+  int64_t first = 0, end = p.units();
+  while (first < end) {
+    const int64_t middle = (first + end) / 2;
+    if (p.work_before(middle) < work) {
+      first = middle + 1;
+    } else {
+      end = middle;
+    }
+  }
+  return first;
+}
+
+// Runs the products over torch's threads, each of which gets the units that begin in its share of
+// the multiplications: tiles at the edges are smaller than others.
 inline void run_products(std::vector<Product> products, ScalarType type) {
-  int64_t units = 0, multiplications = 0;
+  int64_t work = 0;
   for (Product& p : products) {
     choose_tiles(p);
-    units += p.units();
-    multiplications +=
-        p.groups * p.rows.axis.count() * p.cols.axis.count() * max_of(1, p.sum.count());
+    work += p.work_before(p.units());
   }
-  if (units == 0) return;
-  FASTCONV_DISPATCH_FLOATING(
-      type, parallel_over(units, multiplications / units, [&](int64_t begin, int64_t end) {
-        for (const Product& p : products) {
-          const int64_t first = max_of(0, begin), last = min_of(p.units(), end);
-          if (first < last) FASTCONV_ISA_CALL(conv2d_product<scalar_t>(p, first, last));
-          begin -= p.units();
-          end -= p.units();
-        }
-      }))
+  FASTCONV_DISPATCH_FLOATING(type, parallel_over(work, 1, [&](int64_t begin, int64_t end) {
+                               for (const Product& p : products) {
+                                 const int64_t first = first_unit(p, begin),
+                                               last = first_unit(p, end);
+                                 if (first < last)
+                                   FASTCONV_ISA_CALL(conv2d_product<scalar_t>(p, first, last));
+                                 begin -= p.work_before(p.units());
+                                 end -= p.work_before(p.units());
+                               }
+                             }))
 }
 
 // The product that makes an image, with its columns along the output's contiguous dimension.

@@ -20,8 +20,9 @@ constexpr int64_t kFewChannelsParts = 4;  // of an image, for the weight's gradi
 struct FewChannels {
   FoldedImage input;  // not folded, but padded; its depth is the number of channels
   int64_t kernel[2], stride[2], outputs[2], maps;
-  void* filters;   // (panel, tap row, run, column) of acc_t
-  Folding output;  // of the convolution
+  void* filters;         // (panel, tap row, run, column) of acc_t
+  Folding output;        // of the convolution
+  int64_t output_bytes;  // of the whole batch
   const void* bias;
   bool relu;
   FoldedImage grad_output;  // not folded; its depth is padded to whole panels

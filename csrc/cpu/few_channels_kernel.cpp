@@ -51,26 +51,33 @@ static void multiply_runs(const FewChannels& p, const acc_t* a, const acc_t* b, 
   }
 }
 
-// Up to kRows outputs of a row, maps [first, ...) of one panel.
+// Up to kRows outputs of a row, maps [first, ...) of one panel, pixel after pixel: stored line by
+// line where the maps lie side by side.
 template <typename scalar_t>
 static void store_outputs(const FewChannels& p, const accumulate_t<scalar_t>* c, int64_t count,
                           int64_t first, scalar_t* to) {
   using acc_t = accumulate_t<scalar_t>;
   using G = Gemm<acc_t>;
   constexpr int kLanes = Vec<acc_t>::kLanes;
-  for (int64_t v = 0; v < min_of(G::kCols, p.maps - first); v += kLanes) {
-    const int n = int(min_of(kLanes, p.maps - first - v));
-    const vec_t<acc_t> bias = p.bias == nullptr
-                                  ? vec_t<acc_t>{}
-                                  : load_n(static_cast<const scalar_t*>(p.bias) + first + v, n);
-    for (int64_t i = 0; i < count; ++i) {
-      vec_t<acc_t> value = load(c + i * G::kCols + v) + bias;
+  const int64_t maps = min_of(G::kCols, p.maps - first);
+  const bool past_caches = is_large_result(p.output_bytes);
+  vec_t<acc_t> bias[G::kVectors] = {};
+  for (int v = 0; p.bias != nullptr && v * kLanes < maps; ++v) {
+    bias[v] = load_n(static_cast<const scalar_t*>(p.bias) + first + v * kLanes,
+                     int(min_of(kLanes, maps - v * kLanes)));
+  }
+  for (int64_t i = 0; i < count; ++i, c += G::kCols) {
+    for (int v = 0; v * kLanes < maps; ++v) {
+      const int n = int(min_of(kLanes, maps - v * kLanes));
+      vec_t<acc_t> value = load(c + v * kLanes) + bias[v];
       if (p.relu) value = value < 0 ? vec_t<acc_t>{} : value;  // a NaN stays
-      scalar_t* at = to + (first + v) * p.output.stride[1] + i * p.output.stride[3];
-      if (p.output.stride[1] == 1) {
-        store_n(value, at, n);
-      } else {
+      scalar_t* at = to + (first + v * kLanes) * p.output.stride[1] + i * p.output.stride[3];
+      if (p.output.stride[1] != 1) {
         for (int l = 0; l < n; ++l) from_acc(acc_t(value[l]), at[l * p.output.stride[1]]);
+      } else if (past_caches && n == kLanes) {
+        store_past_caches(value, at);
+      } else {
+        store_n(value, at, n);
       }
     }
   }
@@ -111,7 +118,7 @@ static void output_rows(const FewChannels& p, int64_t begin, int64_t end) {
 }
 
 template <typename scalar_t>
-void few_channels_outputs(const FewChannels& p, int64_t begin, int64_t end) {
+static void output_rows(const FewChannels& p, int64_t begin, int64_t end) {
   switch (p.row_step()) {
     case 1:
       return output_rows<scalar_t, 1>(p, begin, end);
@@ -130,33 +137,52 @@ void few_channels_outputs(const FewChannels& p, int64_t begin, int64_t end) {
   }
 }
 
+template <typename scalar_t>
+void few_channels_outputs(const FewChannels& p, int64_t begin, int64_t end) {
+  output_rows<scalar_t>(p, begin, end);
+  if (is_large_result(p.output_bytes)) finish_stores_past_caches();
+}
+
+// c += the product of a row's outputs with their gradients in one panel of maps: kRows elements of
+// the run, from `a` on.
+template <typename acc_t, int kRows>
+static void add_row(const FewChannels& p, const acc_t* a, const acc_t* b, acc_t* c) {
+  using G = Gemm<acc_t>;
+  const int64_t depth = p.grad_output.depth;
+  for (int64_t x = 0; x < p.outputs[1]; x += G::kChain) {
+    multiply_chain<acc_t, G::kVectors, kRows>(a + x * p.row_step(), p.row_step(), b + x * depth,
+                                              depth, min_of(G::kChain, p.outputs[1] - x), c);
+  }
+}
+
 // The weight's gradient over rows of one image: the product's rows are the run's elements, its
-// columns maps, and the sum goes over outputs.
+// columns maps, and the sum goes over outputs. The gradients of a row's outputs in one panel of
+// maps stay in the first cache while all taps meet them.
 template <typename scalar_t>
 void few_channels_products(const FewChannels& p, int64_t begin, int64_t end) {
   using acc_t = accumulate_t<scalar_t>;
   using G = Gemm<acc_t>;
-  constexpr int64_t kRowsTogether = 8;  // of outputs: their gradients stay in the second cache
-  const int64_t pitch = p.input.cols * p.input.depth, depth = p.grad_output.depth;
+  const int64_t pitch = p.input.cols * p.input.depth, depth = p.grad_output.depth, run = p.run();
   const int64_t share = ceil_div(p.outputs[0], kFewChannelsParts);
+  const int64_t panels = ceil_div(p.maps, G::kCols);
   for (int64_t unit = begin; unit < end; ++unit) {
     const int64_t n = unit / kFewChannelsParts, first = unit % kFewChannelsParts * share;
-    const int64_t last = min_of(first + share, p.outputs[0]);
     acc_t* sums = static_cast<acc_t*>(p.sums) + unit * p.sums_size();
-    for (int64_t top = first; top < last; top += kRowsTogether) {
-      acc_t* c = sums;
-      for (int64_t r = 0; r < p.kernel[0]; ++r) {
-        for (int64_t k = 0; k < p.run(); k += G::kRows) {
-          for (int64_t o = 0; o < p.maps; o += G::kCols, c += G::kRows * G::kCols) {
-            for (int64_t y = top; y < min_of(top + kRowsTogether, last); ++y) {
-              const acc_t* a = static_cast<const acc_t*>(p.input.memory) +
-                               (n * p.input.rows + y * p.stride[0] + r) * pitch + k;
-              const acc_t* b = static_cast<const acc_t*>(p.grad_output.memory) +
-                               (n * p.outputs[0] + y) * p.outputs[1] * depth + o;
-              for (int64_t x = 0; x < p.outputs[1]; x += G::kChain) {
-                multiply_chain(a + x * p.row_step(), p.row_step(), b + x * depth, depth,
-                               min_of(G::kChain, p.outputs[1] - x), c);
-              }
+    for (int64_t y = first; y < min_of(first + share, p.outputs[0]); ++y) {
+      const acc_t* image =
+          static_cast<const acc_t*>(p.input.memory) + (n * p.input.rows + y * p.stride[0]) * pitch;
+      const acc_t* grads = static_cast<const acc_t*>(p.grad_output.memory) +
+                           (n * p.outputs[0] + y) * p.outputs[1] * depth;
+      for (int64_t panel = 0; panel < panels; ++panel) {
+        const acc_t* b = grads + panel * G::kCols;
+        acc_t* c = sums + panel * G::kRows * G::kCols;
+        for (int64_t r = 0; r < p.kernel[0]; ++r) {
+          const acc_t* a = image + r * pitch;
+          for (int64_t k = 0; k < run; k += G::kRows, c += panels * G::kRows * G::kCols) {
+            if (run - k <= G::kRows / 2) {
+              add_row<acc_t, G::kRows / 2>(p, a + k, b, c);
+            } else {
+              add_row<acc_t, G::kRows>(p, a + k, b, c);
             }
           }
         }

@@ -61,9 +61,13 @@ template <typename scalar_t>
 static void fold_row(const FoldedImage& image, const scalar_t* from, accumulate_t<scalar_t>* to) {
   using acc_t = accumulate_t<scalar_t>;
   const Folding& f = image.of;
-  const int64_t run = f.step[1] * f.channels, end = f.width * f.channels;
-  int64_t at = f.origin[1] * f.channels;
-  for (int64_t col = 0; col < image.cols; ++col, at += run, to += image.depth) {
+  const int64_t end = f.width * f.channels;
+  int64_t run = f.step[1] * f.channels, at = f.origin[1] * f.channels, runs = image.cols;
+  if (run == image.depth) {  // the columns' runs are one
+    run *= runs;
+    runs = 1;
+  }
+  for (int64_t i = 0; i < runs; ++i, at += run, to += image.depth) {
     const int64_t first = max_of(at, 0), count = min_of(at + run, end) - first;
     if (count <= 0) continue;
     for_parts_apart<acc_t>(count, [&](int64_t i, auto part) {

@@ -107,20 +107,29 @@ inline std::string shape_text(const Sizes& sizes) {
 }
 
 // allocate(), which on the CPU fails for want of memory alone: the stable ABI does not hand the
-// reason on.
-template <class F>
-Tensor allocated(const Tensor& like, const std::string& shape, const F& allocate) {
+// reason on. `shape`: of the new tensor, a tensor or sizes.
+template <class Shape, class F>
+Tensor allocated(const Tensor& like, const Shape& shape, const F& allocate) {
   try {
     return allocate();
   } catch (const std::exception&) {
     if (like.device().type() != torch::headeronly::DeviceType::CPU) throw;
-    throw NoMemory("not enough memory for a tensor of shape " + shape);
+    throw NoMemory("not enough memory for a tensor of shape " + shape_text(shape));
   }
+}
+
+// Whether a tensor lies in this format without gaps. May say no where a size is 1.
+inline bool is_dense(const Tensor& t, MemoryFormat format) {
+  if (format == MemoryFormat::Contiguous) return t.is_contiguous();
+  if (t.dim() != 4) return false;
+  const int64_t c = t.size(1), h = t.size(2), w = t.size(3);
+  return t.stride(1) == 1 && t.stride(3) == c && t.stride(2) == c * w && t.stride(0) == c * w * h;
 }
 
 // The tensor itself where it has this format already.
 inline Tensor contiguous_as(const Tensor& t, MemoryFormat format) {
-  return allocated(t, shape_text(t), [&] { return torch::stable::contiguous(t, format); });
+  if (is_dense(t, format)) return t;
+  return allocated(t, t, [&] { return torch::stable::contiguous(t, format); });
 }
 
 // Asks Linux for huge pages behind a large new tensor. From 32 MB on, malloc takes fresh memory
@@ -139,7 +148,7 @@ inline void advise_huge_pages(const Tensor& t) {
 
 inline Tensor new_tensor(const Tensor& like, const std::vector<int64_t>& sizes, ScalarType type,
                          MemoryFormat format) {
-  Tensor t = allocated(like, shape_text(sizes), [&] {
+  Tensor t = allocated(like, sizes, [&] {
     return torch::stable::empty(sizes, type, std::nullopt, like.device(), std::nullopt, format);
   });
   advise_huge_pages(t);

@@ -111,6 +111,8 @@ def check_generator(op: str, generator: Any) -> None:
 
 def _is_int(value):
     # torch.SymInt counts as an int: sizes are symbolic under torch.compile. So do NumPy's.
+    if type(value) is int:  # nearly always, and quicker to ask
+        return True
     return isinstance(value, numbers.Integral | torch.SymInt) and not isinstance(value, bool)
 
 

@@ -18,6 +18,11 @@ from fastconv.ops._arguments import (
     pooled_size,
     window_output_size,
 )
+from fastconv.ops._kernels import kernel
+
+_avg_pool2d = kernel("avg_pool2d")
+_sum_pool2d = kernel("sum_pool2d")
+_avg_pool2d_backward = kernel("avg_pool2d_backward")
 
 
 def avg_pool2d(
@@ -57,9 +62,7 @@ def avg_pool2d(
         divisor_override = integer(op, "divisor_override", divisor_override, least=-(2**63))
         if divisor_override == 0:
             raise ValueError(f"{op}: divisor_override must not be 0")
-    output = torch.ops.fastconv.avg_pool2d(
-        x, *window, ceil_mode, count_include_pad, divisor_override
-    )
+    output = _avg_pool2d(x, *window, ceil_mode, count_include_pad, divisor_override)
     return output.squeeze(0) if unbatched else output
 
 
@@ -78,7 +81,7 @@ def sum_pool2d(
     x, unbatched = batched_maps(op, "input", input)
     *window, _dilation = pool_window(op, kernel_size, stride, padding)
     check_bool(op, "ceil_mode", ceil_mode)
-    output = torch.ops.fastconv.sum_pool2d(x, *window, ceil_mode)
+    output = _sum_pool2d(x, *window, ceil_mode)
     return output.squeeze(0) if unbatched else output
 
 
@@ -153,7 +156,7 @@ def _setup_context(ctx, inputs, output):
 
 
 def _backward(ctx, grad_output):
-    grad_input = torch.ops.fastconv.avg_pool2d_backward(
+    grad_input = _avg_pool2d_backward(
         grad_output, ctx.input_size, ctx.channels_last, *ctx.arguments
     )
     return grad_input, *[None] * len(ctx.arguments)
@@ -174,16 +177,13 @@ def _setup_context_of_backward(ctx, inputs, output):
 
 def _backward_of_backward(ctx, grad):
     # Pooling is linear: the adjoint of its adjoint is pooling.
-    grad_grad = torch.ops.fastconv.avg_pool2d(grad, *ctx.arguments)
+    grad_grad = _avg_pool2d(grad, *ctx.arguments)
     return grad_grad, None, None, *[None] * len(ctx.arguments)
 
 
-torch.library.register_autograd("fastconv::avg_pool2d", _backward, setup_context=_setup_context)
-torch.library.register_autograd(
-    "fastconv::sum_pool2d", _backward_of_sum, setup_context=_setup_context_of_sum
-)
-torch.library.register_autograd(
-    "fastconv::avg_pool2d_backward",
+_avg_pool2d.register_autograd(_backward, setup_context=_setup_context)
+_sum_pool2d.register_autograd(_backward_of_sum, setup_context=_setup_context_of_sum)
+_avg_pool2d_backward.register_autograd(
     _backward_of_backward,
     setup_context=_setup_context_of_backward,
 )

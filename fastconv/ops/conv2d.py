@@ -15,6 +15,12 @@ from torch import Tensor
 from fastconv.ops._arguments import IntOrPair, batched_maps, memory_format, pair
 from fastconv.ops._conv2d_algorithm import choose_algorithm, rounded_up, tf32_allowed
 from fastconv.ops._convolution import check_bias, check_sizes, operands, output_size
+from fastconv.ops._kernels import kernel
+
+_conv2d_prepared = kernel("conv2d_prepared")
+_conv2d = kernel("conv2d")
+_conv2d_input_grad = kernel("conv2d_input_grad")
+_conv2d_weight_grad = kernel("conv2d_weight_grad")
 
 _OP = "conv2d"
 _ACTIVATIONS = ("none", "relu")
@@ -100,12 +106,10 @@ def convolve(
 
     def run(name: str, tensors: tuple[Tensor, Tensor, Tensor | None]) -> Tensor:
         if name == "fastconv" and prepared and filters is not None:
-            return torch.ops.fastconv.conv2d_prepared(
-                x, weight, filters(), bias, stride, padding, groups, relu
-            )
+            return _conv2d_prepared(x, weight, filters(), bias, stride, padding, groups, relu)
         if name != "library":
             options = (stride, padding, dilation, groups, tf32_allowed(x), relu)
-            return torch.ops.fastconv.conv2d(*tensors, *options, name == "fastconv_wgmma")
+            return _conv2d(*tensors, *options, name == "fastconv_wgmma")
         return _library(*tensors, stride, padding, dilation, groups, relu)
 
     output = run(choose_algorithm(algorithm, problem, run, prepared), problem[:3])
@@ -271,11 +275,11 @@ def _backward(ctx, grad_output):
     if ctx.relu:
         grad_output = torch.ops.aten.threshold_backward(grad_output, output, 0)
     if of_input:
-        grad_input = torch.ops.fastconv.conv2d_input_grad(
+        grad_input = _conv2d_input_grad(
             grad_output, weight, ctx.input_size, *ctx.window, ctx.formats[0], ctx.warpgroups
         )
     if of_weight:
-        grad_weight = torch.ops.fastconv.conv2d_weight_grad(
+        grad_weight = _conv2d_weight_grad(
             grad_output, input, ctx.weight_size, *ctx.window, ctx.formats[1], ctx.warpgroups
         )
     if of_bias:
@@ -293,11 +297,9 @@ def _backward_of_input_grad(ctx, grad):
     of_grad_output, of_weight, *_ = ctx.needs_input_grad
     grad_grad_output = grad_weight = None
     if of_grad_output:
-        grad_grad_output = torch.ops.fastconv.conv2d(
-            grad, weight, None, *ctx.window, False, ctx.warpgroups
-        )
+        grad_grad_output = _conv2d(grad, weight, None, *ctx.window, False, ctx.warpgroups)
     if of_weight:
-        grad_weight = torch.ops.fastconv.conv2d_weight_grad(
+        grad_weight = _conv2d_weight_grad(
             grad_output, grad, weight.shape, *ctx.window, _is_channels_last(weight), ctx.warpgroups
         )
     return grad_grad_output, grad_weight, *[None] * 8
@@ -308,20 +310,16 @@ def _backward_of_weight_grad(ctx, grad):
     of_grad_output, of_input, *_ = ctx.needs_input_grad
     grad_grad_output = grad_input = None
     if of_grad_output:
-        grad_grad_output = torch.ops.fastconv.conv2d(
-            input, grad, None, *ctx.window, False, ctx.warpgroups
-        )
+        grad_grad_output = _conv2d(input, grad, None, *ctx.window, False, ctx.warpgroups)
     if of_input:
-        grad_input = torch.ops.fastconv.conv2d_input_grad(
+        grad_input = _conv2d_input_grad(
             grad_output, grad, input.shape, *ctx.window, _is_channels_last(input), ctx.warpgroups
         )
     return grad_grad_output, grad_input, *[None] * 8
 
 
-torch.library.register_autograd("fastconv::conv2d", _backward, setup_context=_setup_context)
-torch.library.register_autograd(
-    "fastconv::conv2d_input_grad", _backward_of_input_grad, setup_context=_setup_context_of_grad
-)
-torch.library.register_autograd(
-    "fastconv::conv2d_weight_grad", _backward_of_weight_grad, setup_context=_setup_context_of_grad
+_conv2d.register_autograd(_backward, setup_context=_setup_context)
+_conv2d_input_grad.register_autograd(_backward_of_input_grad, setup_context=_setup_context_of_grad)
+_conv2d_weight_grad.register_autograd(
+    _backward_of_weight_grad, setup_context=_setup_context_of_grad
 )

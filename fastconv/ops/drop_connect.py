@@ -22,7 +22,13 @@ from fastconv.ops._arguments import (
     check_like,
     check_tensor,
 )
+from fastconv.ops._kernels import kernel
 from fastconv.ops._random import draw_seed
+
+_drop_connect = kernel("drop_connect")
+_drop_connect_mask = kernel("drop_connect_mask")
+_drop_connect_input_grad = kernel("drop_connect_input_grad")
+_drop_connect_weight_grad = kernel("drop_connect_weight_grad")
 
 _OP = "drop_connect"
 _MASKS = ("sample", "batch")
@@ -79,18 +85,18 @@ def drop_connect(
     if not training:
         return _mean(input, weight, bias, p, mask_bias)
     seed = draw_seed(input, generator)
-    (outputs, inputs), ops = weight.shape, torch.ops.fastconv
+    outputs, inputs = weight.shape
     if mask == "batch":
-        kept = ops.drop_connect_mask(seed, 1, outputs, 0, inputs, p)
+        kept = _drop_connect_mask(seed, 1, outputs, 0, inputs, p)
         if bias is not None and mask_bias:
-            kept_bias = ops.drop_connect_mask(seed, 1, outputs, inputs, inputs + 1, p)
+            kept_bias = _drop_connect_mask(seed, 1, outputs, inputs, inputs + 1, p)
             bias = torch.where(kept_bias[0, :, 0], bias, 0)
         return F.linear(input, torch.where(kept[0], weight, 0), bias)
     x = _rows(input)
     if bias is not None and mask_bias:
-        kept_bias = ops.drop_connect_mask(seed, x.shape[0], outputs, inputs, inputs + 1, p)
+        kept_bias = _drop_connect_mask(seed, x.shape[0], outputs, inputs, inputs + 1, p)
         bias = torch.where(kept_bias[..., 0], bias, 0)
-    output = ops.drop_connect(x, weight, bias, seed, p)
+    output = _drop_connect(x, weight, bias, seed, p)
     return output.reshape(*input.shape[:-1], outputs)
 
 
@@ -240,15 +246,15 @@ def _fake_mask(seed, examples, outputs, first_input, end_input, p):
 
 
 def _forward(x, weight, seed, p):
-    return torch.ops.fastconv.drop_connect(x, weight, None, seed, p)
+    return _drop_connect(x, weight, None, seed, p)
 
 
 def _input_grad(g, weight, seed, p):
-    return torch.ops.fastconv.drop_connect_input_grad(g, weight, seed, p)
+    return _drop_connect_input_grad(g, weight, seed, p)
 
 
 def _weight_grad(g, x, seed, p):
-    return torch.ops.fastconv.drop_connect_weight_grad(g, x, seed, p)
+    return _drop_connect_weight_grad(g, x, seed, p)
 
 
 def _setup_context(ctx, inputs, output):
@@ -300,14 +306,12 @@ def _backward_of_weight_grad(ctx, grad):
     )
 
 
-torch.library.register_autograd("fastconv::drop_connect", _backward, setup_context=_setup_context)
-torch.library.register_autograd(
-    "fastconv::drop_connect_input_grad",
+_drop_connect.register_autograd(_backward, setup_context=_setup_context)
+_drop_connect_input_grad.register_autograd(
     _backward_of_input_grad,
     setup_context=_setup_context_of_grad,
 )
-torch.library.register_autograd(
-    "fastconv::drop_connect_weight_grad",
+_drop_connect_weight_grad.register_autograd(
     _backward_of_weight_grad,
     setup_context=_setup_context_of_grad,
 )

@@ -13,6 +13,9 @@ from torch import Tensor
 
 from fastconv.ops._arguments import check_floating, has_tangent
 from fastconv.ops._convolution import check_bias, operands
+from fastconv.ops._kernels import kernel
+
+_conv2d = kernel("conv2d")
 
 _OP = "linear"
 _ACTIVATIONS = ("none", "relu")
@@ -69,7 +72,7 @@ def linear(
         return output.relu() if activation == "relu" else output
     images = x.reshape(-1, x.shape[-1], 1, 1)
     window = [1, 1], [0, 0, 0, 0], [1, 1], 1, False, activation == "relu", False
-    output = torch.ops.fastconv.conv2d(images, weight[:, :, None, None], bias, *window)
+    output = _conv2d(images, weight[:, :, None, None], bias, *window)
     return output.reshape(*x.shape[:-1], weight.shape[0])
 
 

@@ -19,6 +19,10 @@ from fastconv.ops._arguments import (
     memory_format,
     number,
 )
+from fastconv.ops._kernels import kernel
+
+_local_contrast_norm = kernel("local_contrast_norm")
+_local_contrast_norm_backward = kernel("local_contrast_norm_backward")
 
 _DIVISORS = ("mean", "threshold")
 
@@ -80,9 +84,7 @@ def local_contrast_norm(
         raise ValueError(
             f"{op}: input must have no empty dimension but the batch (got shape {tuple(x.shape)})"
         )
-    output, _ = torch.ops.fastconv.local_contrast_norm(
-        x, kernel_size, sigma, across_maps, divisor == "mean", eps
-    )
+    output, _ = _local_contrast_norm(x, kernel_size, sigma, across_maps, divisor == "mean", eps)
     return output.squeeze(0) if unbatched else output
 
 
@@ -138,9 +140,7 @@ def _setup_context(ctx, inputs, output):
 
 
 def _backward(ctx, grad_output, _grad_statistics):
-    grad_input = torch.ops.fastconv.local_contrast_norm_backward(
-        grad_output, *ctx.saved_tensors, *ctx.arguments
-    )
+    grad_input = _local_contrast_norm_backward(grad_output, *ctx.saved_tensors, *ctx.arguments)
     return grad_input, None, None, None, None, None
 
 
@@ -152,11 +152,8 @@ def _backward_of_backward(ctx, grad):
     raise RuntimeError("local_contrast_norm: there is no second derivative")
 
 
-torch.library.register_autograd(
-    "fastconv::local_contrast_norm", _backward, setup_context=_setup_context
-)
-torch.library.register_autograd(
-    "fastconv::local_contrast_norm_backward",
+_local_contrast_norm.register_autograd(_backward, setup_context=_setup_context)
+_local_contrast_norm_backward.register_autograd(
     _backward_of_backward,
     setup_context=_setup_context_of_backward,
 )

@@ -10,6 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastconv.ops._arguments import check_floating, integer, memory_format, number
+from fastconv.ops._kernels import kernel
+
+_local_response_norm = kernel("local_response_norm")
+_local_response_norm_backward = kernel("local_response_norm_backward")
 
 _ALPHA_MODES = ("mean", "sum")
 _REGIONS = ("across", "within")
@@ -79,7 +83,7 @@ def local_response_norm(
         alpha = alpha / (size * size if within else size)
     # The kernels know (N, C, H, W); across maps all pixels may as well stand in one row.
     x = input if input.dim() == 4 else input.flatten(2).unsqueeze(2)
-    output = torch.ops.fastconv.local_response_norm(x, size, alpha, beta, k, within)
+    output = _local_response_norm(x, size, alpha, beta, k, within)
     return output if input.dim() == 4 else output.view(input.shape)
 
 
@@ -133,7 +137,7 @@ def _setup_context(ctx, inputs, output):
 
 def _backward(ctx, grad_output):
     (input,) = ctx.saved_tensors
-    grad_input = torch.ops.fastconv.local_response_norm_backward(grad_output, input, *ctx.constants)
+    grad_input = _local_response_norm_backward(grad_output, input, *ctx.constants)
     return grad_input, None, None, None, None, None
 
 
@@ -151,11 +155,8 @@ def _backward_of_backward(ctx, grad):
     return *vjp(grad), None, None, None, None, None
 
 
-torch.library.register_autograd(
-    "fastconv::local_response_norm", _backward, setup_context=_setup_context
-)
-torch.library.register_autograd(
-    "fastconv::local_response_norm_backward",
+_local_response_norm.register_autograd(_backward, setup_context=_setup_context)
+_local_response_norm_backward.register_autograd(
     _backward_of_backward,
     setup_context=_setup_context_of_backward,
 )

@@ -20,6 +20,7 @@ from fastconv.ops._arguments import (
     pool_window,
     pooled_size,
 )
+from fastconv.ops._kernels import kernel
 from fastconv.ops.local_response_norm import (
     _ALPHA_MODES,
     local_response_norm_backward_ref,
@@ -27,6 +28,11 @@ from fastconv.ops.local_response_norm import (
 )
 from fastconv.ops.max_pool2d import max_pool2d_ref
 from fastconv.ops.max_unpool2d import max_unpool2d_ref
+
+_local_response_norm_max_pool2d = kernel("local_response_norm_max_pool2d")
+_local_response_norm_max_pool2d_backward = kernel("local_response_norm_max_pool2d_backward")
+_max_unpool2d = kernel("max_unpool2d")
+_max_unpool2d_backward = kernel("max_unpool2d_backward")
 
 
 @overload
@@ -110,9 +116,7 @@ def local_response_norm_max_pool2d(
     check_bool(op, "return_switches", return_switches)
     if alpha_mode == "mean":
         alpha = alpha / size
-    output, switches = torch.ops.fastconv.local_response_norm_max_pool2d(
-        x, size, alpha, beta, k, *window, ceil_mode
-    )
+    output, switches = _local_response_norm_max_pool2d(x, size, alpha, beta, k, *window, ceil_mode)
     if unbatched:
         output, switches = output.squeeze(0), switches.squeeze(0)
     return (output, switches) if return_switches else output
@@ -184,7 +188,7 @@ def _setup_context(ctx, inputs, output):
 
 
 def _backward(ctx, grad_output, _grad_switches):
-    grad_input = torch.ops.fastconv.local_response_norm_max_pool2d_backward(
+    grad_input = _local_response_norm_max_pool2d_backward(
         grad_output, *ctx.saved_tensors, *ctx.constants
     )
     return grad_input, *[None] * 9
@@ -198,24 +202,19 @@ def _setup_context_of_backward(ctx, inputs, output):
 def _backward_of_backward(ctx, grad):
     grad_output, input, switches = ctx.saved_tensors
     size, alpha, beta, k, *window = ctx.constants
-    unpooled = torch.ops.fastconv.max_unpool2d(
-        grad_output, switches, *window, input.shape[2:], False
-    )
+    unpooled = _max_unpool2d(grad_output, switches, *window, input.shape[2:], False)
 
     def backward(unpooled, input):
         return local_response_norm_backward_ref(unpooled, input, size, alpha, beta, k, False)
 
     # Second derivatives are rare: plain torch gives them, and unpooling is linear.
     grad_unpooled, grad_input = torch.func.vjp(backward, unpooled, input)[1](grad)
-    grad_grad = torch.ops.fastconv.max_unpool2d_backward(grad_unpooled, switches, *window, False)
+    grad_grad = _max_unpool2d_backward(grad_unpooled, switches, *window, False)
     return grad_grad, grad_input, *[None] * 9
 
 
-torch.library.register_autograd(
-    "fastconv::local_response_norm_max_pool2d", _backward, setup_context=_setup_context
-)
-torch.library.register_autograd(
-    "fastconv::local_response_norm_max_pool2d_backward",
+_local_response_norm_max_pool2d.register_autograd(_backward, setup_context=_setup_context)
+_local_response_norm_max_pool2d_backward.register_autograd(
     _backward_of_backward,
     setup_context=_setup_context_of_backward,
 )

@@ -21,6 +21,10 @@ from fastconv.ops._arguments import (
     pooled_size,
     window_output_size,
 )
+from fastconv.ops._kernels import kernel
+
+_max_pool2d = kernel("max_pool2d")
+_max_unpool2d = kernel("max_unpool2d")
 
 
 @overload
@@ -89,7 +93,7 @@ def max_pool2d(
     window = pool_window(op, kernel_size, stride, padding, dilation, most=256)
     check_bool(op, "ceil_mode", ceil_mode)
     check_bool(op, "return_indices", return_indices)
-    output, switches = torch.ops.fastconv.max_pool2d(x, *window, ceil_mode)
+    output, switches = _max_pool2d(x, *window, ceil_mode)
     if not return_indices:
         return output.squeeze(0) if unbatched else output
     indices = switches_to_indices(switches, x.shape[-1], *window)
@@ -115,7 +119,7 @@ def max_pool2d_with_switches(
     x, unbatched = batched_maps(op, "input", input)
     window = pool_window(op, kernel_size, stride, padding, most=256)
     check_bool(op, "ceil_mode", ceil_mode)
-    output, switches = torch.ops.fastconv.max_pool2d(x, *window, ceil_mode)
+    output, switches = _max_pool2d(x, *window, ceil_mode)
     return (output.squeeze(0), switches.squeeze(0)) if unbatched else (output, switches)
 
 
@@ -196,10 +200,8 @@ def _backward(ctx, grad_output, _grad_switches):
     # Unpooling that accumulates is the exact adjoint of pooling. It answers in the format of its
     # input, and the gradient belongs in the format of what was pooled, whatever came back.
     grad_output = grad_output.contiguous(memory_format=memory_format(switches))
-    grad_input = torch.ops.fastconv.max_unpool2d(
-        grad_output, switches, *ctx.window, ctx.output_size, False
-    )
+    grad_input = _max_unpool2d(grad_output, switches, *ctx.window, ctx.output_size, False)
     return grad_input, None, None, None, None, None
 
 
-torch.library.register_autograd("fastconv::max_pool2d", _backward, setup_context=_setup_context)
+_max_pool2d.register_autograd(_backward, setup_context=_setup_context)

@@ -20,6 +20,10 @@ from fastconv.ops._arguments import (
     pool_window,
     window_output_size,
 )
+from fastconv.ops._kernels import kernel
+
+_max_unpool2d = kernel("max_unpool2d")
+_max_unpool2d_backward = kernel("max_unpool2d_backward")
 
 _MODES = ("accumulate", "overwrite")
 
@@ -62,7 +66,7 @@ def max_unpool2d(
     size = output_size[-2:] if isinstance(output_size, Sequence) else output_size
     size = pair(op, "output_size", size, 1)
     _check_switches(op, x, sw, window, size)
-    output = torch.ops.fastconv.max_unpool2d(x, sw, *window, size, mode == "overwrite")
+    output = _max_unpool2d(x, sw, *window, size, mode == "overwrite")
     return output.squeeze(0) if unbatched else output
 
 
@@ -136,9 +140,7 @@ def _setup_context(ctx, inputs, output):
 
 def _backward(ctx, grad_output):
     (switches,) = ctx.saved_tensors
-    grad_input = torch.ops.fastconv.max_unpool2d_backward(
-        grad_output, switches, *ctx.window, ctx.overwrite
-    )
+    grad_input = _max_unpool2d_backward(grad_output, switches, *ctx.window, ctx.overwrite)
     return grad_input, None, None, None, None, None, None, None
 
 
@@ -151,15 +153,12 @@ def _setup_context_of_backward(ctx, inputs, output):
 def _backward_of_backward(ctx, grad):
     (switches,) = ctx.saved_tensors
     # The backward is linear in grad_output; the forward is its adjoint in both modes.
-    grad_grad = torch.ops.fastconv.max_unpool2d(
-        grad, switches, *ctx.window, ctx.output_size, ctx.overwrite
-    )
+    grad_grad = _max_unpool2d(grad, switches, *ctx.window, ctx.output_size, ctx.overwrite)
     return grad_grad, None, None, None, None, None, None
 
 
-torch.library.register_autograd("fastconv::max_unpool2d", _backward, setup_context=_setup_context)
-torch.library.register_autograd(
-    "fastconv::max_unpool2d_backward",
+_max_unpool2d.register_autograd(_backward, setup_context=_setup_context)
+_max_unpool2d_backward.register_autograd(
     _backward_of_backward,
     setup_context=_setup_context_of_backward,
 )

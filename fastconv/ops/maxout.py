@@ -12,6 +12,10 @@ import torch
 from torch import Tensor
 
 from fastconv.ops._arguments import check_bool, check_floating, integer, memory_format
+from fastconv.ops._kernels import kernel
+
+_maxout = kernel("maxout")
+_maxout_backward = kernel("maxout_backward")
 
 
 @overload
@@ -67,7 +71,7 @@ def maxout(
     # The kernels know (N, C, H, W); all positions may as well stand in one row.
     x = input if input.dim() > 2 else input.unsqueeze(2)
     x = x if x.dim() == 4 else x.flatten(2).unsqueeze(2)
-    output, switches = torch.ops.fastconv.maxout(x, pool_size, stride)
+    output, switches = _maxout(x, pool_size, stride)
     if input.dim() != 4:
         shape = (input.shape[0], output.shape[1], *input.shape[2:])
         output, switches = output.view(shape), switches.view(shape)
@@ -148,9 +152,7 @@ def _setup_context(ctx, inputs, output):
 
 def _backward(ctx, grad_output, _grad_switches):
     (switches,) = ctx.saved_tensors
-    grad_input = torch.ops.fastconv.maxout_backward(
-        grad_output, switches, ctx.maps, ctx.channels_last, *ctx.groups
-    )
+    grad_input = _maxout_backward(grad_output, switches, ctx.maps, ctx.channels_last, *ctx.groups)
     return grad_input, None, None
 
 
@@ -166,9 +168,8 @@ def _backward_of_backward(ctx, grad):
     return grad.gather(1, chosen), None, None, None, None, None
 
 
-torch.library.register_autograd("fastconv::maxout", _backward, setup_context=_setup_context)
-torch.library.register_autograd(
-    "fastconv::maxout_backward",
+_maxout.register_autograd(_backward, setup_context=_setup_context)
+_maxout_backward.register_autograd(
     _backward_of_backward,
     setup_context=_setup_context_of_backward,
 )

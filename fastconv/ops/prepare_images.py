@@ -12,6 +12,9 @@ import torch
 from torch import Tensor
 
 from fastconv.ops._arguments import check_tensor, number, pair
+from fastconv.ops._kernels import kernel
+
+_prepare_images = kernel("prepare_images")
 
 _OP = "prepare_images"
 
@@ -75,7 +78,7 @@ def prepare_images(
             f"{_OP}: memory_format must be torch.channels_last or torch.contiguous_format "
             f"(got {memory_format})"
         )
-    return torch.ops.fastconv.prepare_images(
+    return _prepare_images(
         images,
         _whole("offsets", offsets),
         flips.bool() if flips is not None and flips.dtype == torch.uint8 else flips,

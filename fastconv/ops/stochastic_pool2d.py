@@ -23,7 +23,13 @@ from fastconv.ops._arguments import (
     pooled_size,
     window_output_size,
 )
+from fastconv.ops._kernels import kernel
 from fastconv.ops._random import draw_seed
+
+_stochastic_pool2d = kernel("stochastic_pool2d")
+_stochastic_pool2d_mean = kernel("stochastic_pool2d_mean")
+_max_unpool2d = kernel("max_unpool2d")
+_stochastic_pool2d_mean_backward = kernel("stochastic_pool2d_mean_backward")
 
 
 @overload
@@ -121,14 +127,14 @@ def stochastic_pool2d(
     )  # before a number is drawn for nothing
     if training:
         seed = draw_seed(x, generator)
-        output, switches = torch.ops.fastconv.stochastic_pool2d(x, seed, *window, ceil_mode)
+        output, switches = _stochastic_pool2d(x, seed, *window, ceil_mode)
     elif return_switches:
         raise ValueError(
             f"{op}: return_switches=True needs training=True, for at test time nothing is drawn "
             "(got training=False)"
         )
     else:
-        output = torch.ops.fastconv.stochastic_pool2d_mean(x, *window, ceil_mode)
+        output = _stochastic_pool2d_mean(x, *window, ceil_mode)
     output = output.squeeze(0) if unbatched else output
     if not return_switches:
         return output
@@ -239,9 +245,7 @@ def _backward(ctx, grad_output, _grad_switches):
     output, switches = ctx.saved_tensors
     # Where nothing was drawn the output is 0 whatever the input: its switch must lead nowhere.
     grad_output = grad_output.masked_fill(output == 0, 0)
-    grad_input = torch.ops.fastconv.max_unpool2d(
-        grad_output, switches, *ctx.window, [1, 1], ctx.input_size, False
-    )
+    grad_input = _max_unpool2d(grad_output, switches, *ctx.window, [1, 1], ctx.input_size, False)
     return grad_input, None, None, None, None, None
 
 
@@ -252,7 +256,7 @@ def _setup_context_of_mean(ctx, inputs, output):
 
 def _backward_of_mean(ctx, grad_output):
     (input,) = ctx.saved_tensors
-    grad_input = torch.ops.fastconv.stochastic_pool2d_mean_backward(grad_output, input, *ctx.window)
+    grad_input = _stochastic_pool2d_mean_backward(grad_output, input, *ctx.window)
     return grad_input, None, None, None, None
 
 
@@ -271,14 +275,9 @@ def _backward_of_mean_backward(ctx, grad):
     return *vjp(grad), None, None, None, None
 
 
-torch.library.register_autograd(
-    "fastconv::stochastic_pool2d", _backward, setup_context=_setup_context
-)
-torch.library.register_autograd(
-    "fastconv::stochastic_pool2d_mean", _backward_of_mean, setup_context=_setup_context_of_mean
-)
-torch.library.register_autograd(
-    "fastconv::stochastic_pool2d_mean_backward",
+_stochastic_pool2d.register_autograd(_backward, setup_context=_setup_context)
+_stochastic_pool2d_mean.register_autograd(_backward_of_mean, setup_context=_setup_context_of_mean)
+_stochastic_pool2d_mean_backward.register_autograd(
     _backward_of_mean_backward,
     setup_context=_setup_context_of_mean_backward,
 )

@@ -11,6 +11,11 @@ from torch import Tensor
 
 from fastconv.ops._arguments import IntOrPair, as_pair, batched_maps, memory_format, pair
 from fastconv.ops._convolution import check_bias, check_sizes, operands
+from fastconv.ops._kernels import kernel
+
+_tiled_conv2d = kernel("tiled_conv2d")
+_tiled_conv2d_input_grad = kernel("tiled_conv2d_input_grad")
+_tiled_conv2d_weight_grad = kernel("tiled_conv2d_weight_grad")
 
 _OP = "tiled_conv2d"
 
@@ -56,7 +61,7 @@ def tiled_conv2d(
     around = [padding[0], padding[0], padding[1], padding[1]]
     check_sizes(_OP, x.shape, weight.shape[2:], stride, around, [1, 1], groups)
     check_bias(_OP, bias, weight.shape[:3])
-    output = torch.ops.fastconv.tiled_conv2d(x, weight, bias, stride, padding, groups)
+    output = _tiled_conv2d(x, weight, bias, stride, padding, groups)
     return output.squeeze(0) if unbatched else output
 
 
@@ -135,13 +140,11 @@ def _backward(ctx, grad_output):
     of_input, of_weight, of_bias, *_ = ctx.needs_input_grad
     grad_input = grad_weight = grad_bias = None
     if of_input:
-        grad_input = torch.ops.fastconv.tiled_conv2d_input_grad(
+        grad_input = _tiled_conv2d_input_grad(
             grad_output, weight, ctx.input_size, *ctx.window, ctx.channels_last
         )
     if of_weight:
-        grad_weight = torch.ops.fastconv.tiled_conv2d_weight_grad(
-            grad_output, input, ctx.weight_size, *ctx.window
-        )
+        grad_weight = _tiled_conv2d_weight_grad(grad_output, input, ctx.weight_size, *ctx.window)
     if of_bias:
         grad_bias = _bias_grad(grad_output, *ctx.weight_size[:2])
     return grad_input, grad_weight, grad_bias, None, None, None
@@ -158,11 +161,9 @@ def _backward_of_input_grad(ctx, grad):
     of_grad_output, of_weight, *_ = ctx.needs_input_grad
     grad_grad_output = grad_weight = None
     if of_grad_output:
-        grad_grad_output = torch.ops.fastconv.tiled_conv2d(grad, weight, None, *ctx.window)
+        grad_grad_output = _tiled_conv2d(grad, weight, None, *ctx.window)
     if of_weight:
-        grad_weight = torch.ops.fastconv.tiled_conv2d_weight_grad(
-            grad_output, grad, weight.shape, *ctx.window
-        )
+        grad_weight = _tiled_conv2d_weight_grad(grad_output, grad, weight.shape, *ctx.window)
     return grad_grad_output, grad_weight, None, None, None, None, None
 
 
@@ -171,22 +172,20 @@ def _backward_of_weight_grad(ctx, grad):
     of_grad_output, of_input, *_ = ctx.needs_input_grad
     grad_grad_output = grad_input = None
     if of_grad_output:
-        grad_grad_output = torch.ops.fastconv.tiled_conv2d(input, grad, None, *ctx.window)
+        grad_grad_output = _tiled_conv2d(input, grad, None, *ctx.window)
     if of_input:
-        grad_input = torch.ops.fastconv.tiled_conv2d_input_grad(
+        grad_input = _tiled_conv2d_input_grad(
             grad_output, grad, input.shape, *ctx.window, _is_channels_last(input)
         )
     return grad_grad_output, grad_input, None, None, None, None
 
 
-torch.library.register_autograd("fastconv::tiled_conv2d", _backward, setup_context=_setup_context)
-torch.library.register_autograd(
-    "fastconv::tiled_conv2d_input_grad",
+_tiled_conv2d.register_autograd(_backward, setup_context=_setup_context)
+_tiled_conv2d_input_grad.register_autograd(
     _backward_of_input_grad,
     setup_context=_setup_context_of_grad,
 )
-torch.library.register_autograd(
-    "fastconv::tiled_conv2d_weight_grad",
+_tiled_conv2d_weight_grad.register_autograd(
     _backward_of_weight_grad,
     setup_context=_setup_context_of_grad,
 )
