@@ -31,6 +31,7 @@ STABLE_TORCH_LIBRARY(fastconv, m) {
       "conv2d_input_grad(Tensor grad_output, Tensor weight, SymInt[] input_size, int[] stride, "
       "SymInt[] padding, int[] dilation, int groups, bool allow_tf32, bool channels_last, "
       "bool warpgroups=False) -> Tensor");
+  m.def("conv2d_relu_grad(Tensor grad_output, Tensor output) -> (Tensor grad, Tensor bias_grad)");
   m.def(
       "conv2d_weight_grad(Tensor grad_output, Tensor input, SymInt[] weight_size, int[] stride, "
       "SymInt[] padding, int[] dilation, int groups, bool allow_tf32, bool channels_last, "

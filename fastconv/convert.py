@@ -219,4 +219,4 @@ class _RectifiedMaxPool2d(fnn.MaxPool2d):
     def forward(self, input: Tensor) -> Tensor:
         output = super().forward(input)
         assert isinstance(output, Tensor)  # `fuse` leaves pools that return indices alone
-        return F.relu(output)
+        return F.relu_(output)  # which nothing else sees: the pool's way back needs its switches

@@ -21,6 +21,7 @@ _conv2d_prepared = kernel("conv2d_prepared")
 _conv2d = kernel("conv2d")
 _conv2d_input_grad = kernel("conv2d_input_grad")
 _conv2d_weight_grad = kernel("conv2d_weight_grad")
+_conv2d_relu_grad = kernel("conv2d_relu_grad")
 
 _OP = "conv2d"
 _ACTIVATIONS = ("none", "relu")
@@ -222,6 +223,12 @@ def _fake_prepared(input, weight, filters, bias, stride, padding, groups, relu):
     return _fake(input, weight, bias, stride, padding, [1, 1], groups, False, relu)
 
 
+@torch.library.register_fake("fastconv::conv2d_relu_grad")
+def _fake_relu_grad(grad_output, output):
+    grad = _empty(output, output.shape, _is_channels_last(output))
+    return grad, output.new_empty(output.shape[1])
+
+
 @torch.library.register_fake("fastconv::conv2d_input_grad")
 def _fake_input_grad(
     grad_output,
@@ -273,7 +280,7 @@ def _backward(ctx, grad_output):
     of_input, of_weight, of_bias, *_ = ctx.needs_input_grad
     grad_input = grad_weight = grad_bias = None
     if ctx.relu:
-        grad_output = torch.ops.aten.threshold_backward(grad_output, output, 0)
+        grad_output, grad_bias = _through_relu(grad_output, output)
     if of_input:
         grad_input = _conv2d_input_grad(
             grad_output, weight, ctx.input_size, *ctx.window, ctx.formats[0], ctx.warpgroups
@@ -282,9 +289,16 @@ def _backward(ctx, grad_output):
         grad_weight = _conv2d_weight_grad(
             grad_output, input, ctx.weight_size, *ctx.window, ctx.formats[1], ctx.warpgroups
         )
-    if of_bias:
+    if of_bias and grad_bias is None:
         grad_bias = grad_output.sum((0, 2, 3))
-    return grad_input, grad_weight, grad_bias, *[None] * 7
+    return grad_input, grad_weight, grad_bias if of_bias else None, *[None] * 7
+
+
+def _through_relu(grad_output, output):
+    """The gradient before the ReLU and, where it comes for nothing, that of the bias."""
+    if grad_output.device.type == "cpu" and not torch.is_grad_enabled():
+        return _conv2d_relu_grad(grad_output, output)
+    return torch.ops.aten.threshold_backward(grad_output, output, 0), None
 
 
 def _setup_context_of_grad(ctx, inputs, output):

@@ -119,9 +119,11 @@ def assert_right(layer, dtype, memory_format, relu):
         plain = results(ours, *tensors, *window, relu=False)[0]
         assert torch.equal(got[0], plain.relu())
         *leaves, grad = tensors
-        masked = results(ours, *leaves, grad * (got[0] > 0), *window, relu=False)
-        for a, b in zip(got[1:], masked[1:], strict=True):
+        passing = grad * (got[0] > 0)
+        masked = results(ours, *leaves, passing, *window, relu=False)
+        for a, b in list(zip(got, masked, strict=True))[1:3]:
             assert torch.equal(a, b)
+        assert_within_policy(got[3], masked[3], passing.double().sum((0, 2, 3)))
 
 
 @pytest.mark.parametrize("relu", [False, True], ids=["linear", "relu"])
@@ -233,6 +235,25 @@ def test_large_results(maps):
 
 
 @pytest.mark.parametrize("memory_format", FORMATS, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", [(3, 5, 7, 9), (2, 96, 27, 27), (0, 4, 3, 3), (2, 3, 1, 1)])
+def test_way_back_through_a_relu(shape, dtype, memory_format):
+    output = sample(*shape, dtype=dtype, memory_format=memory_format).relu()
+    if output.numel():
+        output[0, 0, 0, 0] = torch.nan
+    g = sample(*shape, dtype=dtype, memory_format=memory_format, seed=1)
+    exact = torch.ops.aten.threshold_backward(g, output, 0)
+    for name, grad_output in (awkward(g) if output.numel() else {"empty": g}).items():
+        grad, bias_grad = ops.conv2d_relu_grad(grad_output, output)
+        assert torch.equal(grad, exact) and grad.stride() == output.stride(), name
+        exact_sum = exact.double().sum((0, 2, 3))
+        if dtype == torch.float64:  # whose exact sum nothing here knows
+            torch.testing.assert_close(bias_grad, exact_sum)
+        else:
+            assert_within_policy(bias_grad, exact.sum((0, 2, 3)), exact_sum)
+
+
+@pytest.mark.parametrize("memory_format", FORMATS, ids=str)
 def test_threads_do_not_change_a_bit(memory_format):
     for layer in (
         "many tiles",
@@ -311,6 +332,9 @@ def test_standard_proofs():
     grad = torch.ones_like(ours(*leaves, *window, False)).requires_grad_()
     standard_proofs(ops.conv2d_input_grad, grad, weight, list(x.shape), *window, False, True)
     standard_proofs(ops.conv2d_weight_grad, grad, x, list(weight.shape), *window, False, False)
+    for memory_format in FORMATS:
+        maps = grad.detach().contiguous(memory_format=memory_format)
+        standard_proofs(ops.conv2d_relu_grad, maps, maps)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -430,6 +454,10 @@ def test_wrong_inputs_of_the_ops_themselves():
                  "conv2d_input_grad: grad_output must have the output's shape (2, 6, 4, 4) (got "),
             case(ops.conv2d_weight_grad, (g.double(), x, [6, 4, 3, 3], *window, False, False),
                  "conv2d_weight_grad: input must have the dtype of grad_output"),
+            case(ops.conv2d_relu_grad, (g, g[:, :5]), "conv2d_relu_grad: grad_output must have the "
+                 "shape of output (got (2, 6, 4, 4) and (2, 5, 4, 4))"),
+            case(ops.conv2d_relu_grad, (g, g.double()), "grad_output must have the dtype of outp"),
+            case(ops.conv2d_relu_grad, (g[0], g), "grad_output must have 4 dimensions"),
             case(ops.conv2d_weight_grad, (g, x, [6, 4, 3], *window, False, False),
                  "conv2d_weight_grad: sizes of input and weight must have 4 dimensions (got "),
         ]
