@@ -122,7 +122,9 @@ def _as_int(value: Any) -> Any:
 
 def pair(op: str, name: str, value: Any, least: int = 0) -> list[int]:
     """An int or a sequence of one or two ints as ``[height, width]``, each from ``least`` on."""
-    if _is_int(value):
+    if type(value) is tuple and len(value) == 2 and type(value[0]) is type(value[1]) is int:
+        both = list(value)  # what layers keep, and quicker to ask
+    elif _is_int(value):
         both = [_as_int(value)] * 2
     elif isinstance(value, Sequence) and len(value) in (1, 2) and all(map(_is_int, value)):
         both = [_as_int(value[0]), _as_int(value[-1])]
