@@ -32,7 +32,8 @@ class Case:
         moved: bytes of a forward pass in elements (read once, written once); ``flops`` likewise.
         backward_moved, backward_flops: of the backward pass alone.
         moved_bytes: what a forward pass moves besides, whatever the elements' type.
-        compile_peer: False where torch.compile would unroll a loop over the batch.
+        compile_peer: False where torch.compile would unroll a loop over the batch, or corrupts
+            memory (torch 2.13, in the gradient of ``Tensor.unfold``).
         compare: whether both results must be close; draws are not.
         positive: the first tensor is rectified, as pools see it.
         on_hopper: other ways of ours, by name, in 16 bits on GPUs of compute capability 9.0.
@@ -149,9 +150,9 @@ def _pools(batch):
         def their_average(x, window=window):
             return composed_mean(x, *window)
 
-        draw = {"positive": True, "compare": False}
+        draw = {"positive": True, "compare": False, "compile_peer": False}
         yield case("stochastic_pool2d", our_draw, their_draw, both, both, **draw)
-        mean = {"positive": True}
+        mean = {"positive": True, "compile_peer": False}
         yield case(
             "stochastic_pool2d_mean", our_average, their_average, both, both + inputs, **mean
         )
