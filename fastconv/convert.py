@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from itertools import pairwise
 from typing import Any, TypeGuard
 
 import torch
@@ -13,8 +12,6 @@ from torch import Tensor, nn
 from fastconv import nn as fnn
 from fastconv import ops
 from fastconv.ops._arguments import pair
-
-_FRESH_BYTES = 24 << 20  # malloc gives larger blocks back at once
 
 # What ours have beyond torch's, set to what makes them equal.
 _OURS: dict[type[nn.Module], tuple[type[nn.Module], dict[str, str]]] = {
@@ -149,11 +146,6 @@ def freeze(model: nn.Module) -> nn.Module:
     It is made at the first call and again whenever the weight was changed, but for changes through
     ``.data``, which torch does not count. Fuse first: ``fastconv.freeze(fastconv.fuse(model))``.
 
-    In every ``torch.nn.Sequential`` a ``MaxPool2d`` right behind one of our ``Conv2d`` moves into
-    it, and becomes ``torch.nn.Identity``: on the CPU large maps are made and pooled a few images at
-    a time, and never exist for the whole batch. The convolution's own output is then the pooled
-    one. Layers with hooks, subclasses and layers that stand in several places are left alone.
-
     Args:
         model: any module. Its parameters and ``state_dict`` stay as they are. What the layers
             keep is neither saved nor copied.
@@ -161,55 +153,16 @@ def freeze(model: nn.Module) -> nn.Module:
     Returns:
         The same model.
     """
-    uses = Counter(id(m) for _, m in model.named_modules(remove_duplicate=False))
-    for module in list(model.modules()):
+    for module in model.modules():
         if type(module) is fnn.Conv2d:
             module.__class__ = _FrozenConv2d
-        elif isinstance(module, nn.Sequential):
-            _join_pools(module, uses)
     return model.eval().requires_grad_(False)
 
 
-def _join_pools(sequence: nn.Sequential, uses: Counter[int]) -> None:
-    stages = [item for item in sequence._modules.items() if not _is_plain(item[1], nn.Identity)]
-    for (_, convolution), (name, pool) in pairwise(stages):
-        if (
-            _is_plain(convolution, fnn.Conv2d, _FrozenConv2d)
-            and (_is_plain_pool(pool) or _is_plain(pool, _RectifiedMaxPool2d))
-            and uses[id(convolution)] == uses[id(pool)] == 1
-        ):
-            assert convolution is not None
-            convolution.__class__ = _FrozenConv2d
-            convolution.add_module("pool", pool)
-            sequence._modules[name] = nn.Identity()
-
-
 class _FrozenConv2d(fnn.Conv2d):
-    """A convolution that keeps its filters' transform, for `freeze`; perhaps with a max pool."""
+    """A convolution that keeps its filters' transform, for `freeze`."""
 
     _kept: tuple[Tensor, tuple[int, int], Tensor] | None = None  # of a weight in such a state
-
-    def forward(self, input: Tensor) -> Tensor:
-        pool = self._modules.get("pool")
-        if pool is None:
-            return super().forward(input)
-        together = self._images_together(input)
-        if together >= len(input):
-            return pool(super().forward(input))
-        parts = input.split(together)
-        return torch.cat([pool(fnn.Conv2d.forward(self, part)) for part in parts])
-
-    def _images_together(self, input: Tensor) -> int:
-        """All, unless that takes memory that is fresh from the system, which costs more to touch
-        than to compute."""
-        batch = max(1, input.shape[0])
-        if input.dim() != 4 or input.device.type != "cpu" or torch.compiler.is_compiling():
-            return batch
-        if torch.is_grad_enabled() and input.requires_grad:
-            return batch
-        height, width = pair("freeze", "stride", self.stride)
-        pixels = input.shape[2] * input.shape[3] // (height * width)  # of a map, about
-        return max(1, min(batch, _FRESH_BYTES // (pixels * self.out_channels * 4 or 1)))
 
     def _filters(self) -> Tensor:
         weight, kept = self.weight, self._kept

@@ -2,7 +2,6 @@
 
 import copy
 import io
-import sys
 
 import pytest
 import torch
@@ -98,67 +97,6 @@ def test_models_keep_their_answers_and_keys():
         torch.testing.assert_close(frozen(x), expected, rtol=1e-4, atol=1e-4)
         assert prepared_calls(lambda: frozen(x)) == 5
     assert fastconv.freeze(frozen) is frozen
-
-
-def with_pools():
-    torch.manual_seed(0)
-    return nn.Sequential(
-        *(fnn.Conv2d(3, 24, 5, 2, 1), nn.ReLU(), fnn.MaxPool2d(3, 2, ceil_mode=True)),
-        *(fnn.Conv2d(24, 16, 3, padding=1, activation="relu"), nn.MaxPool2d(2)),
-        fnn.Conv2d(16, 8, 3),
-    )
-
-
-def pools_called(model, x):
-    """How many images the first pool has seen at each of its calls."""
-    seen = []
-    hook = model[0].pool.register_forward_hook(lambda *call: seen.append(len(call[1][0])))
-    output = model(x)
-    hook.remove()
-    return seen, output
-
-
-@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=str)
-def test_large_maps_are_pooled_a_few_images_at_a_time(memory_format, monkeypatch):
-    model = with_pools()
-    fused = fastconv.fuse(copy.deepcopy(model)).eval()
-    frozen = fastconv.freeze(copy.deepcopy(fused))
-    assert [isinstance(m, nn.Identity) for m in frozen] == [False, True, True, False, True, False]
-    assert list(frozen.state_dict()) == list(model.state_dict())
-    x = sample(5, 3, 40, 40, memory_format=memory_format)
-    expected = fused(x).detach()
-    for room, together in ((1 << 30, [5]), (2 * 400 * 24 * 4, [2, 2, 1]), (1, [1] * 5)):
-        monkeypatch.setattr(sys.modules["fastconv.convert"], "_FRESH_BYTES", room)
-        seen, output = pools_called(frozen, x)
-        assert seen == together
-        torch.testing.assert_close(output, expected, rtol=1e-4, atol=1e-5)
-        assert output.stride() == expected.stride()
-    assert pools_called(frozen, x.clone().requires_grad_())[0] == [5]
-    assert frozen(x[:0]).shape == fused(x[:0]).shape
-    torch.testing.assert_close(frozen(x[0]), fused(x[0]).detach(), rtol=1e-4, atol=1e-5)
-    for copied in (copy.deepcopy(frozen), fastconv.freeze(frozen)):
-        torch.testing.assert_close(copied(x), expected, rtol=1e-4, atol=1e-5)
-
-
-def test_pools_that_stay_where_they_are():
-    class Pool(nn.MaxPool2d):
-        pass
-
-    hooked, hooked_pool, twice = fnn.Conv2d(3, 3, 1), nn.MaxPool2d(2), nn.MaxPool2d(2)
-    hooked.register_forward_hook(lambda *_: None)
-    hooked_pool.register_forward_hook(lambda *_: None)
-
-    def convolution():
-        return fnn.Conv2d(3, 3, 1)
-
-    net = nn.Sequential(
-        *(hooked, nn.MaxPool2d(2), convolution(), hooked_pool, convolution(), Pool(2)),
-        *(convolution(), twice, convolution(), twice, convolution(), nn.ReLU(), nn.MaxPool2d(2)),
-        *(nn.Conv2d(3, 3, 1), nn.MaxPool2d(2), convolution()),
-        *(nn.MaxPool2d(2, return_indices=True),),
-    )
-    fastconv.freeze(net)
-    assert not any(isinstance(m, nn.Identity) for m in net)
 
 
 def test_what_is_kept_is_neither_saved_nor_copied():

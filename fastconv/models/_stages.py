@@ -5,10 +5,16 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastconv import nn as fnn
+from fastconv.ops._arguments import pair
+
+# glibc's malloc gives larger blocks back to the system at once, and to touch fresh memory costs
+# more than to compute what goes there.
+_LASTING_BYTES = 24 << 20
 
 
 class StagedNet(nn.Sequential):
@@ -70,7 +76,44 @@ class StagedNet(nn.Sequential):
                 f"{type(self).__name__}: images must be at least {self.minimum_size} pixels high "
                 f"and wide (got {input.shape[2]}x{input.shape[3]})"
             )
-        return super().forward(input)
+        together = self._images_together(input)
+        if together >= input.shape[0]:
+            return super().forward(input)
+        first = len(self._first_stages())
+        pooled = [self[:first](images) for images in input.split(together)]
+        return self[first:](torch.cat(pooled))
+
+    def _first_stages(self) -> list[nn.Module]:
+        """Up to the first max pool, if all of them treat every image by itself."""
+        stages: list[nn.Module] = []
+        for stage in self:
+            stages.append(stage)
+            if isinstance(stage, nn.MaxPool2d):
+                return stages
+            if not isinstance(stage, _BY_IMAGE):
+                break
+        return []
+
+    def _images_together(self, input: Tensor) -> int:
+        """How many images the stages up to the first pool take at a time: all, unless their maps
+        would fill memory that is fresh from the system. Not where anything is recorded, or where a
+        hook would see the parts."""
+        batch = input.shape[0]
+        if self.training or input.device.type != "cpu" or torch.compiler.is_compiling():
+            return batch
+        stages = self._first_stages()
+        layers = [layer for layer in stages if isinstance(layer, nn.Conv2d)]
+        if not layers or any(m._forward_hooks or m._forward_pre_hooks for m in stages):
+            return batch
+        learns = (t.requires_grad for t in (input, *self.parameters()))
+        if torch.is_grad_enabled() and any(learns):
+            return batch
+        height, width = pair("conv2d", "stride", layers[0].stride)
+        pixels = input.shape[2] * input.shape[3] // (height * width)  # of a map, about
+        image_bytes = layers[0].out_channels * pixels * input.element_size()
+        return (
+            batch if batch * image_bytes <= _LASTING_BYTES else _LASTING_BYTES // image_bytes or 1
+        )
 
 
 class CeilPad2d(nn.Module):
@@ -90,6 +133,9 @@ class CeilPad2d(nn.Module):
 
     def extra_repr(self) -> str:
         return f"kernel_size={self.kernel_size}, stride={self.stride}"
+
+
+_BY_IMAGE = (CeilPad2d, nn.Conv2d, nn.ReLU, nn.LocalResponseNorm, nn.Identity)
 
 
 class FitMap2d(nn.Module):

@@ -1,6 +1,7 @@
 """The networks against the papers' tables: sizes, parameters, multiply-adds, initialisation."""
 
 import copy
+import sys
 
 import pytest
 import torch
@@ -112,6 +113,50 @@ def test_stages_are_the_network(networks):
             x = stage(x)
         assert torch.equal(x, model(images))
     assert list(dict(model.named_children()))[:5] == ["pad1", "conv1", "relu1", "norm1", "pool1"]
+
+
+@pytest.mark.parametrize("fused", [False, True], ids=["plain", "fused"])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize("name", ["alexnet", "zfnet"])
+def test_large_first_maps_exist_for_a_few_images(name, memory_format, fused, monkeypatch):
+    model = fastconv.create_model(name, num_classes=5, init="he").eval()
+    model = fastconv.fuse(model) if fused else model
+    x = torch.randn(5, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+    x = x.contiguous(memory_format=memory_format)
+    seen = []
+    convolve = fastconv.nn.Conv2d._conv_forward
+
+    def listen(layer, input, *parameters):
+        if input.shape[1] == 3:
+            seen.append(len(input))
+        return convolve(layer, input, *parameters)
+
+    def run(images=x):
+        seen.clear()
+        return model(images), list(seen)
+
+    monkeypatch.setattr(fastconv.nn.Conv2d, "_conv_forward", listen)
+    image_bytes = 96 * (96 * 96 // model.conv1.stride[0] ** 2) * 4
+    with torch.no_grad():
+        expected, parts = run()
+        assert parts == [5]
+        for room, parts in ((2 * image_bytes, [2, 2, 1]), (1, [1] * 5)):
+            monkeypatch.setattr(sys.modules["fastconv.models._stages"], "_LASTING_BYTES", room)
+            output, got = run()
+            assert got == parts
+            torch.testing.assert_close(output, expected, rtol=1e-4, atol=1e-5)
+        assert run(x[:0])[0].shape == (0, 5)
+        model.conv1.register_forward_hook(lambda *_: None)
+        assert run()[1] == [5]
+        model.conv1._forward_hooks.clear()
+        assert run(x[:3])[1] == [1] * 3
+        model.train()
+        assert run()[1] == [5]
+        model.eval()
+    assert run()[1] == [5]  # parameters learn
+    model.requires_grad_(False)
+    assert run()[1] == [1] * 5
+    assert run(x.clone().requires_grad_())[1] == [5]
 
 
 def test_what_a_stage_gave_stays_as_it_was():
