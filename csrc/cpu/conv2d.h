@@ -70,6 +70,7 @@ struct Product {
         (unit / row_tiles() / col_tiles() * width + left) * height + above * tile_width;
     return elements * max_of(1, sum.count());
   }
+  int64_t work() const { return work_before(units()); }
 };
 
 // Does the units [begin, end): tiles of the output. Every element is summed in the same order

@@ -94,23 +94,27 @@ inline int64_t first_unit(const Product& p, int64_t work) {
   return first;
 }
 
-// Runs the products over torch's threads, each of which gets the units that begin in its share of
-// the multiplications: tiles at the edges are smaller than others.
+// The units that begin within [begin, end) of the multiplications of all products.
+template <typename scalar_t>
+void run_share(const std::vector<Product>& products, int64_t begin, int64_t end) {
+  for (const Product& p : products) {
+    const int64_t first = first_unit(p, begin), last = first_unit(p, end);
+    if (first < last) FASTCONV_ISA_CALL(conv2d_product<scalar_t>(p, first, last));
+    begin -= p.work();
+    end -= p.work();
+  }
+}
+
+// Runs the products over torch's threads, each of which gets its share of the multiplications, not
+// of the units: those at the edges are smaller than others.
 inline void run_products(std::vector<Product> products, ScalarType type) {
   int64_t work = 0;
   for (Product& p : products) {
     choose_tiles(p);
-    work += p.work_before(p.units());
+    work += p.work();
   }
   FASTCONV_DISPATCH_FLOATING(type, parallel_over(work, 1, [&](int64_t begin, int64_t end) {
-                               for (const Product& p : products) {
-                                 const int64_t first = first_unit(p, begin),
-                                               last = first_unit(p, end);
-                                 if (first < last)
-                                   FASTCONV_ISA_CALL(conv2d_product<scalar_t>(p, first, last));
-                                 begin -= p.work_before(p.units());
-                                 end -= p.work_before(p.units());
-                               }
+                               run_share<scalar_t>(products, begin, end);
                              }))
 }
 

@@ -22,7 +22,7 @@ struct ReluGrad {
   int64_t units() const { return maps_last ? parts() : parts() * maps; }
 };
 
-// grad = grad_output where the output is not 0, else 0; sums[part][map] = that, summed.
+// grad = grad_output where the output is above 0 (or NaN), else 0; sums[part][map] = that, summed.
 FASTCONV_FOR_EACH_ISA(template <typename scalar_t>
                       void conv2d_relu_grad(const ReluGrad& p, const scalar_t* grad_output,
                                             const scalar_t* output, scalar_t* grad,

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from fastconv import nn as fnn
 from fastconv.ops._arguments import pair
 
-# glibc's malloc gives larger blocks back to the system at once, and to touch fresh memory costs
-# more than to compute what goes there.
+# glibc's malloc gives blocks of 32 MB and more back to the system at once, and to touch fresh
+# memory costs more than to compute what goes there. This much stays clear of that.
 _LASTING_BYTES = 24 << 20
 
 
@@ -95,8 +95,8 @@ class StagedNet(nn.Sequential):
         return []
 
     def _images_together(self, input: Tensor) -> int:
-        """How many images the stages up to the first pool take at a time: all, unless their maps
-        would fill memory that is fresh from the system. Not where anything is recorded, or where a
+        """How many images the stages up to the first pool may take at a time: as many as keep their
+        maps out of memory fresh from the system. All where anything is recorded, or where a
         hook would see the parts."""
         batch = input.shape[0]
         if self.training or input.device.type != "cpu" or torch.compiler.is_compiling():
@@ -111,9 +111,7 @@ class StagedNet(nn.Sequential):
         height, width = pair("conv2d", "stride", layers[0].stride)
         pixels = input.shape[2] * input.shape[3] // (height * width)  # of a map, about
         image_bytes = layers[0].out_channels * pixels * input.element_size()
-        return (
-            batch if batch * image_bytes <= _LASTING_BYTES else _LASTING_BYTES // image_bytes or 1
-        )
+        return max(1, _LASTING_BYTES // max(1, image_bytes))
 
 
 class CeilPad2d(nn.Module):

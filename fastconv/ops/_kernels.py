@@ -1,7 +1,7 @@
 """From an op's page to its kernel, and the derivative beside it.
 
-``torch.ops.fastconv`` holds every op, with its derivative, for traces, for ``torch.func`` and for
-whoever calls it. There a derivative in Python stands behind the dispatcher, which turns the
+``torch.ops.fastconv`` holds every op, with its derivative, for traces and for whoever calls it.
+There a derivative in Python stands behind the dispatcher, which turns the
 arguments into Python's and back on each call: more than a small pool takes to compute. Plain eager
 calls, which are nearly all, go past that (bench/NOTES.md has what it saves).
 """
@@ -61,4 +61,5 @@ def _any_learns(args: tuple[Any, ...]) -> bool:
 
 @functools.cache
 def kernel(name: str) -> Kernel:
+    """The op of that name, one object for all pages that call it."""
     return Kernel(name)
