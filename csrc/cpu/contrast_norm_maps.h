@@ -154,6 +154,15 @@ static void sum_row(const acc_t* row, acc_t* sums, int64_t width, int64_t lanes)
   }
 }
 
+// body(first, last) over the positions [begin, end), so few together that the elements of all maps
+// there are near when they are read a second time.
+template <class F>
+static void for_near_positions(const ContrastShape& shape, int64_t begin, int64_t end,
+                               const F& body) {
+  const int64_t together = shape.interleaved ? 32 : kBlock;
+  for (int64_t i = begin; i < end; i += together) body(i, min_of(end, i + together));
+}
+
 // body(first, last) over the rows [begin, end): one row after another, so that what a step has
 // written is near when it reads it; many together where a vector runs along a row, whose end would
 // cut it off.

@@ -38,38 +38,6 @@ static void for_images(const ContrastProblem& p, const F& body) {
   parallel_over(p.images, p.shape.plane() * p.shape.maps, body);
 }
 
-// body(line, begin, end) over the rows of one image; serial where for_images is parallel.
-template <typename acc_t, class F>
-static void for_rows(const ContrastProblem& p, const F& body) {
-  const int64_t padded = (p.shape.width + 2 * p.radius_w) * p.shape.lanes;
-  parallel_over(p.shape.height, p.shape.row() * p.shape.maps, [&](int64_t begin, int64_t end) {
-    std::vector<acc_t> line(padded);
-    body(line.data(), begin, end);
-  });
-}
-
-template <typename scalar_t>
-static void run(const ContrastProblem& p, const ContrastForward<scalar_t>& f,
-                std::initializer_list<ContrastForwardStep> steps) {
-  using acc_t = accumulate_t<scalar_t>;
-  for (ContrastForwardStep step : steps) {
-    for_rows<acc_t>(p, [&](acc_t* line, int64_t begin, int64_t end) {
-      FASTCONV_ISA_CALL(local_contrast_norm_forward(step, f, line, begin, end));
-    });
-  }
-}
-
-template <typename scalar_t>
-static void run(const ContrastProblem& p, const ContrastBackward<scalar_t>& b,
-                std::initializer_list<ContrastBackwardStep> steps) {
-  using acc_t = accumulate_t<scalar_t>;
-  for (ContrastBackwardStep step : steps) {
-    for_rows<acc_t>(p, [&](acc_t* line, int64_t begin, int64_t end) {
-      FASTCONV_ISA_CALL(local_contrast_norm_backward(step, b, line, begin, end));
-    });
-  }
-}
-
 // The room that one thread needs, given out in pieces.
 template <typename acc_t>
 class Scratch {
@@ -85,6 +53,54 @@ class Scratch {
   std::unique_ptr<acc_t[]> room_;
   acc_t* next_;
 };
+
+// body(line, begin, end) over the rows of one image; serial where for_images is parallel. `line`
+// has room for a padded row, all 0, and `more` elements.
+template <typename acc_t, class F>
+static void for_rows(const ContrastProblem& p, const Band<acc_t>& horizontal, int64_t more,
+                     const F& body) {
+  const int64_t padded = padded_row(p.shape, horizontal);
+  parallel_over(p.shape.height, p.shape.row() * p.shape.maps, [&](int64_t begin, int64_t end) {
+    Scratch<acc_t> scratch(padded + more);
+    acc_t* line = scratch.take(padded);
+    std::fill_n(line, padded, acc_t(0));
+    body(line, begin, end);
+  });
+}
+
+template <typename scalar_t>
+static void run(const ContrastProblem& p, const ContrastForward<scalar_t>& f,
+                std::initializer_list<ContrastForwardStep> steps) {
+  using acc_t = accumulate_t<scalar_t>;
+  for (ContrastForwardStep step : steps) {
+    const int64_t more = step == ContrastForwardStep::sweep ? sweep_room(p.shape, f.vertical) : 0;
+    for_rows(p, f.horizontal, more, [&](acc_t* line, int64_t begin, int64_t end) {
+      FASTCONV_ISA_CALL(local_contrast_norm_forward(step, f, line, begin, end));
+    });
+  }
+}
+
+// The statistics of an image.
+template <typename scalar_t>
+static void find_statistics(const ContrastProblem& p, const ContrastForward<scalar_t>& f) {
+  using Step = ContrastForwardStep;
+  if (p.shape.maps == 1) {
+    run(p, f, {Step::sweep});
+  } else {
+    run(p, f, {Step::average_maps, Step::subtract_mean, Step::deviate});
+  }
+}
+
+template <typename scalar_t>
+static void run(const ContrastProblem& p, const ContrastBackward<scalar_t>& b,
+                std::initializer_list<ContrastBackwardStep> steps) {
+  using acc_t = accumulate_t<scalar_t>;
+  for (ContrastBackwardStep step : steps) {
+    for_rows(p, b.horizontal, 0, [&](acc_t* line, int64_t begin, int64_t end) {
+      FASTCONV_ISA_CALL(local_contrast_norm_backward(step, b, line, begin, end));
+    });
+  }
+}
 
 // The mean over the image of each lane, from the sums of its rows. In double, because gradients
 // take one way below the mean and another above.
@@ -149,10 +165,9 @@ static void forward_images(const ContrastProblem& p, const Tensor& x, Tensor& ou
         f.mean = mutable_data<acc_t>(statistics) + 2 * image * plane;
         f.deviation = f.mean + plane;
       }
-      using Step = ContrastForwardStep;
-      run(p, f, {Step::average_maps, Step::subtract_mean, Step::deviate});
+      find_statistics(p, f);
       find_floor(p, f.row_sums, f.floor);
-      run(p, f, {Step::divide});
+      run(p, f, {ContrastForwardStep::divide});
     }
   });
 }
@@ -188,14 +203,13 @@ static void backward_images(const ContrastProblem& p, const Tensor& g, const Ten
       b.input = f.input = data<scalar_t>(x) + first;
       b.grad_output = data<scalar_t>(g) + first;
       b.grad_input = mutable_data<scalar_t>(grad_input) + first;
-      using Step = ContrastForwardStep;
       using Back = ContrastBackwardStep;
       if (p.across_maps) {
         f.mean = const_cast<acc_t*>(data<acc_t>(statistics)) + 2 * image * plane;
         f.deviation = f.mean + plane;
-        run(p, f, {Step::sum_rows});
+        run(p, f, {ContrastForwardStep::sum_rows});
       } else {
-        run(p, f, {Step::average_maps, Step::subtract_mean, Step::deviate});
+        find_statistics(p, f);
       }
       b.mean = f.mean;
       b.deviation = f.deviation;

@@ -20,7 +20,7 @@ struct ContrastForward {
   scalar_t* output;
   int64_t output_bytes;     // of all images
   acc_t *mean, *deviation;  // statistics
-  acc_t* work;              // a statistic's room
+  acc_t* work;              // a statistic's room, of several maps
   acc_t* row_sums;          // [height][lanes]: of the deviation
   acc_t* floor;             // of the lanes: the least divisor
 };
@@ -40,10 +40,27 @@ struct ContrastBackward {
   acc_t* floor_share;  // of the lanes: the gradient of each deviation through the floor
 };
 
-// Each step needs the one before finished for all rows; a call does the rows [begin, end).
-// `line` has room for a padded row, (width + 2 * horizontal.radius) * lanes elements, all 0.
-enum class ContrastForwardStep { average_maps, subtract_mean, deviate, sum_rows, divide };
+// Each step needs the one before finished for all rows; a call does the rows [begin, end). One map
+// alone takes the first, several maps the three after it. `line` begins with room for a padded row,
+// all 0; for `sweep` it goes on with sweep_room().
+enum class ContrastForwardStep { sweep, average_maps, subtract_mean, deviate, sum_rows, divide };
 enum class ContrastBackwardStep { gather, through_deviation, through_mean, add_up };
+
+// Elements of a padded row.
+template <typename acc_t>
+static int64_t padded_row(const ContrastShape& shape, const Band<acc_t>& horizontal) {
+  return shape.row() + 2 * horizontal.radius * shape.lanes;
+}
+// Rows that a window may cover: those of a ring buffer.
+template <typename acc_t>
+static int64_t ring_rows(const Band<acc_t>& vertical) {
+  return min_of(2 * vertical.radius + 1, vertical.size);
+}
+// Elements of what `sweep` works in: two ring buffers and one row.
+template <typename acc_t>
+static int64_t sweep_room(const ContrastShape& shape, const Band<acc_t>& vertical) {
+  return (2 * ring_rows(vertical) + 1) * shape.row();
+}
 
 FASTCONV_FOR_EACH_ISA(
     template <typename scalar_t>

@@ -22,12 +22,10 @@
 #include "cpu/blur.h"
 #include "cpu/contrast_norm_maps.h"
 #include "cpu/local_contrast_norm.h"
+#include "cpu/vec_math.h"
 
 namespace fastconv {
 namespace FASTCONV_ISA {
-
-static inline float square_root(float x) { return __builtin_sqrtf(x); }
-static inline double square_root(double x) { return __builtin_sqrt(x); }
 
 // ---- Forward ----
 
@@ -37,7 +35,8 @@ static inline V divisor(V s, V floor) {
   return (s > floor) | (s != s) ? s : floor;
 }
 
-// work = (1/M) sum_m x_m, relative to the first map: exact where all maps are equal.
+// work = a, the average (1/M) sum_m x_m, relative to the first map: exact where all maps are equal.
+// mean = (1/M) sum_m (x_m - a)^2, what is needed of the maps to know (1/M) sum_m v_m^2 later.
 template <typename scalar_t>
 static void average_maps(const ContrastForward<scalar_t>& f, int64_t begin, int64_t end) {
   using acc_t = accumulate_t<scalar_t>;
@@ -48,37 +47,82 @@ static void average_maps(const ContrastForward<scalar_t>& f, int64_t begin, int6
   const auto finish = [&](auto at, auto* sums) {
     at.put_statistic(at.first_map(f.input) + share * sums[0], f.work);
   };
-  sum_over_maps<1, acc_t>(*f.shape, begin, end, add, finish);
-}
-
-// work = (1/M) sum_m v_m^2.
-template <typename scalar_t>
-static void average_squares(const ContrastForward<scalar_t>& f, int64_t begin, int64_t end) {
-  using acc_t = accumulate_t<scalar_t>;
-  const acc_t share = acc_t(1) / acc_t(f.shape->maps);
-  const auto add = [&](auto at, auto* sums) {
-    const auto v = at.element(f.input) - at.statistic(f.mean);
-    sums[0] += v * v;
+  const auto add_square = [&](auto at, auto* sums) {
+    const auto apart = at.element(f.input) - at.statistic(f.work);
+    sums[0] += apart * apart;
   };
-  const auto finish = [&](auto at, auto* sums) { at.put_statistic(share * sums[0], f.work); };
-  sum_over_maps<1, acc_t>(*f.shape, begin, end, add, finish);
+  const auto finish_square = [&](auto at, auto* sums) {
+    at.put_statistic(share * sums[0], f.mean);
+  };
+  for_near_positions(*f.shape, begin, end, [&](int64_t first, int64_t last) {
+    sum_over_maps<1, acc_t>(*f.shape, first, last, add, finish);
+    sum_over_maps<1, acc_t>(*f.shape, first, last, add_square, finish_square);
+  });
 }
 
-// The same for a row of one map alone, which is its own average: into the middle of a line.
+// From the average's blur along the row to the mean, and to the blur along the row of
+// (1/M) sum_m v_m^2 = (1/M) sum_m (x_m - a)^2 + (a - mean)^2.
 template <typename scalar_t>
-static void take_row(const ContrastForward<scalar_t>& f, int64_t first,
-                     accumulate_t<scalar_t>* middle) {
-  for_parts<accumulate_t<scalar_t>>(0, f.shape->row(), [&](int64_t i, auto part) {
-    store_part(load_part(f.input + first + i, part), middle + i, part);
-  });
+static void subtract_mean(const ContrastForward<scalar_t>& f, accumulate_t<scalar_t>* line,
+                          int64_t y) {
+  using acc_t = accumulate_t<scalar_t>;
+  const int64_t row = f.shape->row();
+  acc_t* middle = line + f.horizontal.radius * f.shape->lanes;
+  acc_t *average = f.work + y * row, *mean = f.mean + y * row;
+  blur_columns<true>(f.deviation, middle, f.vertical, row, y);
+  for (int64_t i = 0; i < row; ++i) {
+    const acc_t apart = average[i] - middle[i], squares = mean[i] + apart * apart;
+    mean[i] = middle[i];
+    middle[i] = squares;
+  }
+  blur_line<false>(line, average, f.horizontal, f.shape->lanes);
 }
+
+// deviation = the square root of the squares, which are blurred along rows, blurred along columns.
 template <typename scalar_t>
-static void take_squares(const ContrastForward<scalar_t>& f, int64_t first,
-                         accumulate_t<scalar_t>* middle) {
-  for_parts<accumulate_t<scalar_t>>(0, f.shape->row(), [&](int64_t i, auto part) {
-    const auto v = load_part(f.input + first + i, part) - load_part(f.mean + first + i, part);
-    store_part(v * v, middle + i, part);
+static void deviate(const ContrastForward<scalar_t>& f, const accumulate_t<scalar_t>* squares,
+                    int64_t rows, int64_t y) {
+  const int64_t row = f.shape->row(), lanes = f.shape->lanes;
+  auto* s = f.deviation + y * row;
+  blur_columns<false>(squares, rows, f.vertical, row, y, [&](int64_t i, auto part, auto square) {
+    store_part(sqrt_of(square), s + i, part);
   });
+  sum_row(s, f.row_sums + y * lanes, f.shape->width, lanes);
+}
+
+// Mean and deviation of one map alone, which is its own average: each step a window behind the one
+// before, so that what lies between them stays near. `rings`: sweep_room().
+template <typename scalar_t>
+static void sweep(const ContrastForward<scalar_t>& f, accumulate_t<scalar_t>* line,
+                  accumulate_t<scalar_t>* rings, int64_t begin, int64_t end) {
+  using acc_t = accumulate_t<scalar_t>;
+  const int64_t row = f.shape->row(), lanes = f.shape->lanes, height = f.shape->height;
+  const int64_t radius = f.vertical.radius, rows = ring_rows(f.vertical);
+  acc_t* middle = line + f.horizontal.radius * lanes;
+  acc_t *half_mean = rings, *half_squares = half_mean + rows * row;
+  acc_t* elsewhere = half_squares + rows * row;  // the mean of a row that is not of this part
+  int64_t taken = max_of(0, begin - 2 * radius), squared = max_of(0, begin - radius);
+  for (int64_t y = begin; y < end; ++y) {
+    for (; squared < min_of(height, y + radius + 1); ++squared) {
+      for (; taken < min_of(height, squared + radius + 1); ++taken) {
+        const scalar_t* x = f.input + taken * row;
+        for_parts<acc_t>(0, row, [&](int64_t i, auto part) {
+          store_part(load_part(x + i, part), middle + i, part);
+        });
+        blur_line<true>(line, half_mean + taken % rows * row, f.horizontal, lanes);
+      }
+      const scalar_t* x = f.input + squared * row;
+      acc_t* mean = begin <= squared && squared < end ? f.mean + squared * row : elsewhere;
+      blur_columns<true>(half_mean, rows, f.vertical, row, squared,
+                         [&](int64_t i, auto part, auto sum) {
+                           store_part(sum, mean + i, part);
+                           const auto v = load_part(x + i, part) - sum;
+                           store_part(v * v, middle + i, part);
+                         });
+      blur_line<false>(line, half_squares + squared % rows * row, f.horizontal, lanes);
+    }
+    deviate(f, half_squares, rows, y);
+  }
 }
 
 // output = v / d, of one map alone.
@@ -121,46 +165,21 @@ void local_contrast_norm_forward(ContrastForwardStep step, const ContrastForward
                                  accumulate_t<scalar_t>* line, int64_t begin, int64_t end) {
   using acc_t = accumulate_t<scalar_t>;
   const int64_t row = f.shape->row(), lanes = f.shape->lanes;
-  const bool one_map = f.shape->maps == 1;
-  acc_t* middle = line + f.horizontal.radius * lanes;
   switch (step) {
+    case ContrastForwardStep::sweep:
+      sweep(f, line, line + padded_row(*f.shape, f.horizontal), begin, end);
+      break;
     case ContrastForwardStep::average_maps:  // the deviation's room holds the half-blurred mean
-      if (one_map) {
-        for (int64_t y = begin; y < end; ++y) {
-          take_row(f, y * row, middle);
-          blur_line<true>(line, f.deviation + y * row, f.horizontal, lanes);
-        }
-      } else {
-        average_maps(f, begin * row, end * row);
-        for (int64_t y = begin; y < end; ++y) {
-          blur_row<true>(f.work + y * row, f.deviation + y * row, line, f.horizontal, lanes);
-        }
+      average_maps(f, begin * row, end * row);
+      for (int64_t y = begin; y < end; ++y) {
+        blur_row<true>(f.work + y * row, f.deviation + y * row, line, f.horizontal, lanes);
       }
       break;
     case ContrastForwardStep::subtract_mean:
-      if (one_map) {  // each row at once, while it is near
-        for (int64_t y = begin; y < end; ++y) {
-          blur_columns<true>(f.deviation, f.mean + y * row, f.vertical, row, y);
-          take_squares(f, y * row, middle);
-          blur_line<false>(line, f.work + y * row, f.horizontal, lanes);
-        }
-      } else {
-        for (int64_t y = begin; y < end; ++y) {
-          blur_columns<true>(f.deviation, f.mean + y * row, f.vertical, row, y);
-        }
-        average_squares(f, begin * row, end * row);
-        for (int64_t y = begin; y < end; ++y) {
-          blur_row<false>(f.work + y * row, f.work + y * row, line, f.horizontal, lanes);
-        }
-      }
+      for (int64_t y = begin; y < end; ++y) subtract_mean(f, line, y);
       break;
     case ContrastForwardStep::deviate:
-      for (int64_t y = begin; y < end; ++y) {
-        auto* s = f.deviation + y * row;
-        blur_columns<false>(f.work, s, f.vertical, row, y);
-        for (int64_t i = 0; i < row; ++i) s[i] = square_root(s[i]);
-        sum_row(s, f.row_sums + y * lanes, f.shape->width, lanes);
-      }
+      for (int64_t y = begin; y < end; ++y) deviate(f, f.work, f.vertical.size, y);
       break;
     case ContrastForwardStep::sum_rows:
       for (int64_t y = begin; y < end; ++y) {
@@ -168,7 +187,7 @@ void local_contrast_norm_forward(ContrastForwardStep step, const ContrastForward
       }
       break;
     case ContrastForwardStep::divide:
-      if (one_map) {
+      if (f.shape->maps == 1) {
         divide_map(f, begin * row, end * row);
       } else {
         divide(f, begin * row, end * row);
