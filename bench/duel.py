@@ -3,10 +3,12 @@
     git worktree add ../before HEAD && (cd ../before && python setup.py build_ext --inplace)
     python bench/duel.py ../before . [--op conv2d] [--shape conv3] [--batch 16] [--threads 2]
                                      [--rounds 41] [--layout channels_last]
+    python bench/duel.py ../before . --model alexnet --batch 32
 
-Each build lives in a process of its own and runs the cases of its own bench/cases.py. They take
-turns, a call or a few at a time, so that whatever else the machine does meets both alike; the ratio
-is the median over rounds of (first's time / second's): above 1, the second is the faster one.
+Each build lives in a process of its own and runs the cases of its own bench/cases.py, or of its
+bench/models.py a model's training step and inference. They take turns, a call or a few at a time,
+so that whatever else the machine does meets both alike; the ratio is the median over rounds of
+(first's time / second's): above 1, the second is the faster one.
 """
 
 from __future__ import annotations
@@ -54,6 +56,29 @@ def work(root: str, options: dict) -> None:
     import torch
 
     torch.set_num_threads(options["threads"])
+    functions = model_functions(options) if options["model"] else op_functions(options)
+    print(json.dumps(list(functions)), flush=True)
+    for line in sys.stdin:
+        name, calls = json.loads(line)
+        start = time.perf_counter()
+        for _ in range(calls):
+            functions[name]()
+        print(json.dumps((time.perf_counter() - start) / calls), flush=True)
+
+
+def model_functions(options: dict) -> dict:
+    import torch
+    from models import OURS, Setting, inference, training_step
+
+    setting = Setting(options["model"], options["batch"], "cpu", torch.float32)
+    return {
+        f"{setting.model}: training step": training_step(OURS, setting),
+        f"{setting.model}: inference": inference(OURS, setting),
+    }
+
+
+def op_functions(options: dict) -> dict:
+    import torch
     from cases import cases
     from report import FORMATS as MEMORY_FORMATS
     from report import both_ways
@@ -83,13 +108,7 @@ def work(root: str, options: dict) -> None:
         functions[f"{case.op} {case.shape}: forward"] = forward
         if case.learns:
             functions[f"{case.op} {case.shape}: forward+backward"] = both
-    print(json.dumps(list(functions)), flush=True)
-    for line in sys.stdin:
-        name, calls = json.loads(line)
-        start = time.perf_counter()
-        for _ in range(calls):
-            functions[name]()
-        print(json.dumps((time.perf_counter() - start) / calls), flush=True)
+    return functions
 
 
 def main() -> None:
@@ -98,12 +117,13 @@ def main() -> None:
     parser.add_argument("second", type=Path, help="root of another one")
     parser.add_argument("--op", default="", help="part of the op's name")
     parser.add_argument("--shape", default="", help="part of the shape's name")
+    parser.add_argument("--model", default="", help="in place of ops, a whole model")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=41)
     parser.add_argument("--layout", default="channels_last", choices=FORMATS)
     args = parser.parse_args()
-    options = {name: getattr(args, name) for name in ("op", "shape", "batch", "threads", "layout")}
+    options = {k: v for k, v in vars(args).items() if k not in ("first", "second", "rounds")}
     first, second = (Worker(root, options) for root in (args.first, args.second))
     for name in (n for n in first.cases if n in second.cases):
         once = max(worker.ask((name, 1)) for worker in (first, second, first, second))

@@ -100,6 +100,22 @@ def assert_same_for_all_thread_counts(function):
             assert torch.equal(a, b)
 
 
+def assert_large_is_single_images(function, memory_format, shape=(3, 36, 64, 64)):
+    """Results so large that kernels write them past the caches, output and gradient, are those of
+    the images one by one, which they do not; to the bit."""
+    x, grad = (sample(*shape, memory_format=memory_format, seed=seed) for seed in (0, 1))
+
+    def run(x):
+        leaf = x.clone().requires_grad_()
+        y = function(leaf)
+        scales = grad.flatten()[: y.numel() // len(y)].view(y.shape[1:])
+        return y.detach(), torch.autograd.grad(y, leaf, scales.expand_as(y))[0]
+
+    apart = zip(*(run(image) for image in x.split(1)), strict=True)
+    for together, parts in zip(run(x), apart, strict=True):
+        assert torch.equal(together, torch.cat(parts))
+
+
 _RUN_WITH_CAPABILITY = """
 import sys, pytest, fastconv
 if fastconv.info()["cpu_capability"] != sys.argv[1]:

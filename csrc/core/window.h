@@ -89,6 +89,8 @@ struct BasicPool2d {
   index_t batch, channels;
   BasicWindow<index_t> h, w;
   bool channels_last;
+
+  int64_t input_elements() const { return int64_t(batch) * channels * h.input * w.input; }
 };
 using Pool2d = BasicPool2d<int64_t>;
 using Pool2d32 = BasicPool2d<int32_t>;

@@ -9,6 +9,7 @@
 // added up; backward, the same two steps the other way.
 #include "cpu/avg_pool2d.h"
 #include "cpu/parts.h"
+#include "cpu/pool_rows.h"
 #include "cpu/rows.h"
 
 namespace fastconv {
@@ -31,6 +32,7 @@ static void pool_row_channels_last(const scalar_t* image, scalar_t* output, cons
   constexpr int kLanes = Vec<acc_t>::kLanes;
   const int64_t r0 = p.h.first_tap(ph), r1 = p.h.end_tap(ph), row = p.w.input * p.channels;
   const int64_t next = p.h.stride * row;  // to the windows below, whose rows come from memory
+  const int64_t seen_h = taps_seen_before(p.h), seen_w = taps_seen_before(p.w);
   for (int64_t pw = 0; pw < p.w.output; ++pw) {
     const int64_t s0 = p.w.first_tap(pw), s1 = p.w.end_tap(pw);
     const scalar_t* window = image + p.h.start(ph) * row + p.w.start(pw) * p.channels;
@@ -43,7 +45,7 @@ static void pool_row_channels_last(const scalar_t* image, scalar_t* output, cons
         for (int64_t r = r0; r < r1; ++r, at += row) {
           for (int k = 0; k < block.kVectors; ++k) {
             column[k] += load_part(at + k * kLanes, block.part);
-            __builtin_prefetch(at + k * kLanes + next);
+            if (r >= seen_h && s >= seen_w) __builtin_prefetch(at + k * kLanes + next);
           }
         }
         for (int k = 0; k < block.kVectors; ++k) sum[k] += column[k];
@@ -102,7 +104,8 @@ void avg_pool2d_forward(const scalar_t* input, scalar_t* output, const AvgPool2d
 
 template <typename scalar_t, typename acc_t>
 static void spread_row_channels_last(const scalar_t* grad_output, scalar_t* grad_input,
-                                     const Pool2d& p, int64_t h, const acc_t* shares) {
+                                     const Pool2d& p, int64_t h, const acc_t* shares,
+                                     bool is_large) {
   constexpr int kLanes = Vec<acc_t>::kLanes;
   const int64_t ph0 = p.h.first_output(h), ph1 = p.h.end_output(h);
   for (int64_t w = 0; w < p.w.input; ++w) {
@@ -121,7 +124,8 @@ static void spread_row_channels_last(const scalar_t* grad_output, scalar_t* grad
         for (int k = 0; k < block.kVectors; ++k) sum[k] += column[k];
       }
       for (int k = 0; k < block.kVectors; ++k) {
-        store_part(sum[k], grad_input + w * p.channels + c + k * kLanes, block.part);
+        store_result_part(sum[k], grad_input + w * p.channels + c + k * kLanes, block.part,
+                          is_large);
       }
     });
   }
@@ -173,11 +177,14 @@ void avg_pool2d_backward(const scalar_t* grad_output, scalar_t* grad_input, cons
   Buffer<acc_t> shares(out_plane);
   fill_divisors(avg, shares.data(), true);
   if (p.channels_last) {
+    const bool is_large = is_large_result(p.input_elements() * int64_t(sizeof(scalar_t)));
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t n = unit / p.h.input, h = unit % p.h.input;
       spread_row_channels_last(grad_output + n * out_plane * p.channels,
-                               grad_input + unit * p.w.input * p.channels, p, h, shares.data());
+                               grad_input + unit * p.w.input * p.channels, p, h, shares.data(),
+                               is_large);
     }
+    if (is_large) finish_stores_past_caches();
     return;
   }
   if (out_plane == 1) {

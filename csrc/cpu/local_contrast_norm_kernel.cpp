@@ -163,7 +163,6 @@ static void divide(const ContrastForward<scalar_t>& f, int64_t begin, int64_t en
 template <typename scalar_t>
 void local_contrast_norm_forward(ContrastForwardStep step, const ContrastForward<scalar_t>& f,
                                  accumulate_t<scalar_t>* line, int64_t begin, int64_t end) {
-  using acc_t = accumulate_t<scalar_t>;
   const int64_t row = f.shape->row(), lanes = f.shape->lanes;
   switch (step) {
     case ContrastForwardStep::sweep:

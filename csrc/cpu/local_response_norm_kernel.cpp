@@ -12,10 +12,11 @@ static void forward(const Tiles& tiles, const typename Tiles::scalar_t* input,
   using acc_t = typename Tiles::acc_t;
   Buffer<acc_t> squares(tiles.line_elements());
   acc_t* line = squares.data() + tiles.origin();
+  const bool is_large = tiles.has_large_result();
   for (int64_t unit = begin; unit < end; ++unit) {
     const Tile tile = tiles.tile_of(unit);
     tiles.fill_squares(input, line, tile, unit);
-    tiles.normalise(input, line, output, tile, {tile.start, tile.stride});
+    tiles.normalise(input, line, output, tile, {tile.start, tile.stride}, is_large);
   }
 }
 
@@ -68,6 +69,7 @@ void local_response_norm_forward(const scalar_t* input, scalar_t* output, const 
                                  int64_t begin, int64_t end) {
   with_response_norm<scalar_t>(p, kTilePixels<scalar_t>, [&](const auto& tiles) {
     forward(tiles, input, output, begin, end);
+    if (tiles.has_large_result()) finish_stores_past_caches();
   });
 }
 
@@ -76,8 +78,12 @@ void local_response_norm_backward(const scalar_t* grad_output, const scalar_t* i
                                   scalar_t* grad_input, const ResponseNorm& p, int64_t begin,
                                   int64_t end) {
   with_response_norm<scalar_t>(p, kTilePixels<scalar_t>, [&](const auto& tiles) {
-    if (p.within) return backward_within(tiles, grad_output, input, grad_input, begin, end);
-    backward_across(tiles, grad_output, input, grad_input, begin, end);
+    if (p.within) {
+      backward_within(tiles, grad_output, input, grad_input, begin, end);
+    } else {
+      backward_across(tiles, grad_output, input, grad_input, begin, end);
+    }
+    if (tiles.has_large_result()) finish_stores_past_caches();
   });
 }
 #define INSTANTIATE(scalar_t)                                                                \

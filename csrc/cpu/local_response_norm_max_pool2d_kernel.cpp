@@ -49,7 +49,7 @@ class NormalisedRows {
     for (int64_t i = 0; i < count; i += tiles_.pixels) {
       const Tile tile = tiles_.tile_at(image, first + i, min_of(tiles_.pixels, count - i));
       tiles_.fill_squares(input, line, tile, 0);
-      tiles_.normalise(input, line, output, tile, {to.start + i * pixel, to.stride});
+      tiles_.normalise(input, line, output, tile, {to.start + i * pixel, to.stride}, false);
     }
   }
 
@@ -217,7 +217,7 @@ static void backward_channels_last(const Tiles& tiles, const typename Tiles::sca
     for (int64_t x = 0; x < width; x += tiles.pixels) {
       const int64_t count = min_of(tiles.pixels, width - x);
       unpool_row_channels_last<false>(grad_output + o, switches + o, unpooled.data(), p, y, x,
-                                      x + count);
+                                      x + count, false);
       backward(unpooled.data(), {0, maps}, input, grad_input,
                tiles.tile_at(image, y * width + x, count));
     }
@@ -270,11 +270,12 @@ void local_response_norm_max_pool2d_backward(const scalar_t* grad_output, const 
                                              const NormPool2d& p, int64_t begin, int64_t end) {
   with_response_norm<scalar_t>(p.norm, tile_pixels<scalar_t>(p.norm), [&](const auto& tiles) {
     if (p.pool.channels_last) {
-      return backward_channels_last(tiles, grad_output, input, switches, grad_input, p.pool, begin,
-                                    end);
+      backward_channels_last(tiles, grad_output, input, switches, grad_input, p.pool, begin, end);
+    } else {
+      backward_contiguous(tiles, grad_output, input, switches, grad_input, p.pool,
+                          norm_pool_rows<scalar_t>(p), begin, end);
     }
-    backward_contiguous(tiles, grad_output, input, switches, grad_input, p.pool,
-                        norm_pool_rows<scalar_t>(p), begin, end);
+    if (tiles.has_large_result()) finish_stores_past_caches();
   });
 }
 

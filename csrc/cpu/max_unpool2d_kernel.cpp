@@ -44,11 +44,14 @@ static void unpool(const scalar_t* pooled, const uint8_t* switches, scalar_t* ou
                    const Pool2d& p, int64_t begin, int64_t end) {
   const int64_t in_plane = p.h.input * p.w.input, out_plane = p.h.output * p.w.output;
   if (p.channels_last) {
+    const bool is_large = is_large_result(p.input_elements() * int64_t(sizeof(scalar_t)));
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t n = unit / p.h.input, h = unit % p.h.input;
       const int64_t i = n * out_plane * p.channels, o = unit * p.w.input * p.channels;
-      unpool_row_channels_last<overwrite>(pooled + i, switches + i, output + o, p, h, 0, p.w.input);
+      unpool_row_channels_last<overwrite>(pooled + i, switches + i, output + o, p, h, 0, p.w.input,
+                                          is_large);
     }
+    if (is_large) finish_stores_past_caches();
   } else {
     const SwitchOffsets offsets(p);
     Buffer<accumulate_t<scalar_t>> sums(in_plane);

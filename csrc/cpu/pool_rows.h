@@ -10,18 +10,26 @@
 namespace fastconv {
 namespace FASTCONV_ISA {
 
-// One row of windows: rows[r] is the row that tap r of the windows sees. Prefetches what lies
-// `next` elements further, if that is not 0.
+// The taps along an axis that the window before has seen already: the first ones.
+static inline int64_t taps_seen_before(const Window& w) {
+  return w.dilation == 1 ? max_of(0, w.kernel - w.stride) : 0;
+}
+
+// One row of windows: rows[r] is the row that tap r of the windows sees. Of what lies `next`
+// elements further, if that is not 0, prefetches what no window has seen before.
 template <typename scalar_t>
 static void max_pool_row_channels_last(const scalar_t* const* rows, scalar_t* output,
                                        uint8_t* switches, const Pool2d& p, int64_t ph,
                                        int64_t next) {
   using acc_t = accumulate_t<scalar_t>;
   const int64_t r0 = p.h.first_tap(ph), r1 = p.h.end_tap(ph);
+  const int64_t seen_h = taps_seen_before(p.h), seen_w = taps_seen_before(p.w);
   for (int64_t pw = 0; pw < p.w.output; ++pw) {
     const int64_t s0 = p.w.first_tap(pw), s1 = p.w.end_tap(pw), x0 = p.w.start(pw);
-    // The taps [r0, r1) and [s0, s1), all of them constants in the usual window.
-    const auto pool = [&](auto r0, auto r1, auto s0, auto s1, auto kernel_w) {
+    // The taps [r0, r1) and [s0, s1), of which (seen_h, seen_w) were seen before: all of them
+    // constants in the usual window.
+    const auto pool = [&](auto r0, auto r1, auto s0, auto s1, auto kernel_w, auto seen_h,
+                          auto seen_w) {
       for_each_vector<acc_t>(p.channels, [&](int64_t c, auto n) {
         vec_t<acc_t> best = splat(-std::numeric_limits<acc_t>::infinity());
         int_vec_t<acc_t> which = int_vec_t<acc_t>{} + int(r0 * kernel_w + s0);
@@ -31,7 +39,7 @@ static void max_pool_row_channels_last(const scalar_t* const* rows, scalar_t* ou
           for (int64_t s = s0; s < s1; ++s) {
             const scalar_t* at = rows[r] + (x0 + s * p.w.dilation) * p.channels + c;
             const vec_t<acc_t> value = load_n(at, n);
-            if (next) __builtin_prefetch(at + next);
+            if (next && r >= seen_h && s >= seen_w) __builtin_prefetch(at + next);
             const auto better = (value > best) | (value != value);
             best = better ? value : best;
             which = better ? int_vec_t<acc_t>{} + int(r * kernel_w + s) : which;
@@ -42,12 +50,16 @@ static void max_pool_row_channels_last(const scalar_t* const* rows, scalar_t* ou
         store_bytes_n<acc_t>(which, switches + o, n);
       });
     };
-    if (p.w.kernel == 3 && r0 == 0 && r1 == 3 && s0 == 0 && s1 == 3) {
-      constexpr std::integral_constant<int64_t, 0> none;
-      constexpr std::integral_constant<int64_t, 3> three;
-      pool(none, three, none, three, three);
+    constexpr std::integral_constant<int64_t, 0> none;
+    constexpr std::integral_constant<int64_t, 1> one;
+    constexpr std::integral_constant<int64_t, 3> three;
+    const bool whole = r0 == 0 && r1 == 3 && s0 == 0 && s1 == 3;
+    if (p.w.kernel == 3 && whole && seen_h == 1 && seen_w == 1) {
+      pool(none, three, none, three, three, one, one);
+    } else if (p.w.kernel == 3 && whole) {
+      pool(none, three, none, three, three, seen_h, seen_w);
     } else {
-      pool(r0, r1, s0, s1, p.w.kernel);
+      pool(r0, r1, s0, s1, p.w.kernel, seen_h, seen_w);
     }
   }
 }
@@ -89,10 +101,11 @@ static inline int find_covering(const Pool2d& p, int64_t ph0, int64_t ph1, int64
 }
 
 // Pixels [begin, end) of row h of the unpooled image: each gathers from the windows that cover it.
+// `is_large`: the result that they are part of.
 template <bool overwrite, typename scalar_t>
 static void unpool_row_channels_last(const scalar_t* pooled, const uint8_t* switches,
                                      scalar_t* output, const Pool2d& p, int64_t h, int64_t begin,
-                                     int64_t end) {
+                                     int64_t end, bool is_large) {
   using acc_t = accumulate_t<scalar_t>;
   const int64_t ph0 = p.h.first_output(h), ph1 = p.h.end_output(h);
   const int64_t span = p.w.dilation * (p.w.kernel - 1) + 1;
@@ -113,7 +126,7 @@ static void unpool_row_channels_last(const scalar_t* pooled, const uint8_t* swit
           const vec_t<acc_t> value = load_n(pooled + at, n);
           sum = hit ? (overwrite ? value : sum + value) : sum;
         }
-        store_n(sum, output + (w - begin) * p.channels + c, n);
+        store_result_n(sum, output + (w - begin) * p.channels + c, n, is_large);
       });
     };
     switch (count) {

@@ -35,6 +35,38 @@ static inline vector_t power_of(vector_t s, double beta) {
   return power == Power::half ? root : root * sqrt_of(root);
 }
 
+// What divides by a scale and by scale^beta.
+//
+// kQuick: two roots and two quotients of 16 lanes take the processor several times as long as the
+// rest of the op. So the inverses, from an estimate of 1 / sqrt(scale) that Newton's method mends,
+// wherever that neither overflows nor vanishes.
+template <Power power, typename vector_t>
+class Divisors {
+ public:
+  __attribute__((always_inline)) Divisors(vector_t scale, double beta) {
+    if constexpr (kQuick) {
+      const vector_t root = inverse_root_of(scale);  // 1 / sqrt(scale)
+      power_ = power == Power::half ? root : root * inverse_root_of(scale * root);
+      scale_ = root * root;
+      const auto usual = lanes_between(1e-30f, scale, 1e30f);
+      if (__builtin_expect(!are_all(usual), false)) {
+        power_ = blend(usual, 1 / power_of<power>(scale, beta), power_);
+        scale_ = blend(usual, 1 / scale, scale_);
+      }
+    } else {
+      power_ = power_of<power>(scale, beta);
+      scale_ = scale;
+    }
+  }
+  vector_t over_power(vector_t x) const { return kQuick ? x * power_ : x / power_; }
+  vector_t over_scale(vector_t x) const { return kQuick ? x * scale_ : x / scale_; }
+
+ private:
+  static constexpr bool kQuick =
+      kHasInverseRoot<vector_t> && (power == Power::half || power == Power::three_quarters);
+  vector_t scale_, power_;  // kQuick: their inverses
+};
+
 // The elements of a unit of work: `runs` stretches of `length` contiguous elements, the first at
 // `start`, `stride` apart in memory and `line_stride` apart in a line buffer.
 struct Tile {
@@ -64,8 +96,9 @@ static inline void for_each_vector(const Tile& tile, const F& body) {
                          [&](int64_t i, int64_t, int64_t at, auto n) { body(i, at, n); });
 }
 
-template <typename acc_t>
-static inline vec_t<acc_t> window_sum(const acc_t* first, int64_t step, int64_t taps) {
+// `taps`: a constant for the usual window.
+template <typename acc_t, typename taps_t>
+static inline vec_t<acc_t> window_sum(const acc_t* first, int64_t step, taps_t taps) {
   vec_t<acc_t> sum = load(first);
   for (int64_t tap = 1; tap < taps; ++tap) sum += load(first + tap * step);
   return sum;
@@ -100,6 +133,11 @@ class ResponseNormTiles {
     return elements + Vec<acc_t>::kLanes;
   }
 
+  // Whether outputs and gradients are; see store_past_caches().
+  bool has_large_result() const {
+    return is_large_result(p.batch * p.maps * p.pixels() * int64_t(sizeof(scalar_t)));
+  }
+
   // Across maps: `count` <= `pixels` neighbouring pixels of an image, with all their maps.
   Tile tile_at(int64_t image, int64_t pixel, int64_t count) const {
     if (p.channels_last) {
@@ -121,9 +159,14 @@ class ResponseNormTiles {
 
   // Squares, or (within) squares summed over the rows of the window.
   void fill_squares(const scalar_t* input, acc_t* line, const Tile& tile, int64_t unit) const {
+    if (!p.within) {
+      return for_each_vector<acc_t>(tile, [&](int64_t i, int64_t at, auto n) {
+        const vector_t x = load_n(input + i, n);
+        store_n(x * x, line + at, n);
+      });
+    }
     const int64_t h = unit % p.height;
-    const int64_t y0 = p.within ? max_of(-p.before, -h) : 0;
-    const int64_t y1 = p.within ? min_of(p.after, p.height - 1 - h) : 0;
+    const int64_t y0 = max_of(-p.before, -h), y1 = min_of(p.after, p.height - 1 - h);
     for_each_vector<acc_t>(tile, [&](int64_t i, int64_t at, auto n) {
       vector_t sum{};
       for (int64_t y = y0; y <= y1; ++y) {
@@ -134,28 +177,39 @@ class ResponseNormTiles {
     });
   }
 
-  vector_t scale_at(const acc_t* squares) const {
-    const vector_t sum = window_sum(squares - p.before * step, step, taps);
-    return multiply_add(splat(acc_t(p.alpha)), sum, splat(acc_t(p.k)));
+  // body(scale_at), a function of where an element's square stands.
+  template <class F>
+  void with_scale(const F& body) const {
+    with_taps([&](auto taps) {
+      const vector_t alpha = splat(acc_t(p.alpha)), k = splat(acc_t(p.k));
+      const int64_t step = this->step, before = p.before * step;
+      body([=](const acc_t* squares) {
+        return multiply_add(alpha, window_sum(squares - before, step, taps), k);
+      });
+    });
   }
 
-  // The normalised tile, to where `to` says.
+  // The normalised tile, to where `to` says; `is_large`: the result that it is part of.
   void normalise(const scalar_t* input, const acc_t* line, scalar_t* output, const Tile& tile,
-                 const Stretches& to) const {
-    for_each_vector<acc_t>(tile, to, [&](int64_t i, int64_t o, int64_t at, auto n) {
-      const vector_t scale = scale_at(line + at);
-      store_n(load_n(input + i, n) / power_of<power>(scale, p.beta), output + o, n);
+                 const Stretches& to, bool is_large) const {
+    with_scale([&](auto scale_at) {
+      for_each_vector<acc_t>(tile, to, [&](int64_t i, int64_t o, int64_t at, auto n) {
+        const Divisors<power, vector_t> divisors(scale_at(line + at), p.beta);
+        store_result_n(divisors.over_power(load_n(input + i, n)), output + o, n, is_large);
+      });
     });
   }
 
   // The gradient's quotients and ratios; the gradient stands where `from` says.
   void divide_gradient(const scalar_t* grad_output, const scalar_t* input, const acc_t* line,
                        acc_t* direct, acc_t* ratio, const Tile& tile, const Stretches& from) const {
-    for_each_vector<acc_t>(tile, from, [&](int64_t i, int64_t g, int64_t at, auto n) {
-      const vector_t scale = scale_at(line + at);
-      const vector_t quotient = load_n(grad_output + g, n) / power_of<power>(scale, p.beta);
-      store_n(quotient, direct + at, n);
-      store_n(quotient * load_n(input + i, n) / scale, ratio + at, n);
+    with_scale([&](auto scale_at) {
+      for_each_vector<acc_t>(tile, from, [&](int64_t i, int64_t g, int64_t at, auto n) {
+        const Divisors<power, vector_t> divisors(scale_at(line + at), p.beta);
+        const vector_t quotient = divisors.over_power(load_n(grad_output + g, n));
+        store_n(quotient, direct + at, n);
+        store_n(divisors.over_scale(quotient * load_n(input + i, n)), ratio + at, n);
+      });
     });
   }
 
@@ -163,11 +217,24 @@ class ResponseNormTiles {
   void subtract_ratios(const scalar_t* input, const acc_t* direct, const acc_t* ratio,
                        scalar_t* grad_input, const Tile& tile) const {
     const acc_t factor = acc_t(-2 * p.alpha * p.beta);
-    for_each_vector<acc_t>(tile, [&](int64_t i, int64_t at, auto n) {
-      const vector_t sum = window_sum(ratio + at - p.after * step, step, taps);
-      const vector_t weight = factor * load_n(input + i, n);
-      store_n(multiply_add(weight, sum, load_n(direct + at, n)), grad_input + i, n);
+    const bool is_large = has_large_result();
+    with_taps([&](auto taps) {
+      const int64_t step = this->step, after = p.after * step;
+      for_each_vector<acc_t>(tile, [&](int64_t i, int64_t at, auto n) {
+        const vector_t sum = window_sum(ratio + at - after, step, taps);
+        const vector_t weight = factor * load_n(input + i, n);
+        const vector_t gradient = multiply_add(weight, sum, load_n(direct + at, n));
+        store_result_n(gradient, grad_input + i, n, is_large);
+      });
     });
+  }
+
+ private:
+  template <class F>
+  void with_taps(const F& body) const {
+    constexpr int64_t kUsual = 5;
+    if (taps == kUsual) return body(std::integral_constant<int64_t, kUsual>());
+    body(taps);
   }
 };
 

@@ -191,6 +191,16 @@ static inline void store_past_caches(vec_t<float> v, float* p) {
 }
 #endif
 
+// store_n() of a result, which is large or not; `n`: a constant for a whole vector.
+template <typename scalar_t, typename lanes_t>
+static inline void store_result_n(vec_t<accumulate_t<scalar_t>> v, scalar_t* p, lanes_t n,
+                                  bool is_large) {
+  if constexpr (!std::is_same_v<lanes_t, int>) {
+    if (is_large) return store_past_caches(v, p);
+  }
+  store_n(v, p, n);
+}
+
 // Lane l of the result is lane l & kStep ? l - kStep of b : l of a (first half of a pair of rows),
 // or l & kStep ? l of b : l + kStep of a (second half).
 template <int kStep, bool kSecond, typename vector_t, int... kLane>
@@ -216,6 +226,31 @@ static inline vector_t rotate(vector_t v, std::integer_sequence<int, kLane...>) 
 #else
   using acc_t = std::decay_t<decltype(v[0])>;
   return __builtin_shuffle(v, int_vec_t<acc_t>{((kLane + kBy) % kLanes)...});
+#endif
+}
+
+// Of the lanes of a and then b every second one, from lane kFirst on.
+template <int kFirst, typename vector_t, int... kLane>
+static inline vector_t every_second(vector_t a, vector_t b, std::integer_sequence<int, kLane...>) {
+#if defined(__clang__)
+  return __builtin_shufflevector(a, b, (2 * kLane + kFirst)...);
+#else
+  using acc_t = std::decay_t<decltype(a[0])>;
+  return __builtin_shuffle(a, b, int_vec_t<acc_t>{(2 * kLane + kFirst)...});
+#endif
+}
+
+// The lanes of a and b in turn: the first half of both, or the second.
+template <int kHalf, typename vector_t, int... kLane>
+static inline vector_t zip(vector_t a, vector_t b, std::integer_sequence<int, kLane...>) {
+  constexpr int kLanes = sizeof...(kLane);
+#if defined(__clang__)
+  return __builtin_shufflevector(a, b,
+                                 (kHalf * kLanes / 2 + kLane / 2 + (kLane % 2 ? kLanes : 0))...);
+#else
+  using acc_t = std::decay_t<decltype(a[0])>;
+  return __builtin_shuffle(
+      a, b, int_vec_t<acc_t>{(kHalf * kLanes / 2 + kLane / 2 + (kLane % 2 ? kLanes : 0))...});
 #endif
 }
 
@@ -252,6 +287,17 @@ static inline to_t convert_lanes(from_t v) {
   }
 }
 
+#if defined(__AVX512F__)  // one instruction each
+static inline Vec<float>::byte_type bytes_of(int_vec_t<float> v) {
+  return (Vec<float>::byte_type)_mm512_cvtepi32_epi8((__m512i)v);
+}
+#endif
+template <typename int_vector_t>
+static inline auto bytes_of(int_vector_t v) {
+  typedef uint8_t byte_type __attribute__((vector_size(sizeof(v) / sizeof(v[0]))));
+  return convert_lanes<byte_type>(v);
+}
+
 // Switches: bytes in memory, integer lanes in registers.
 template <typename acc_t>
 static inline int_vec_t<acc_t> load_bytes_n(const uint8_t* p, int n) {
@@ -265,7 +311,7 @@ static inline int_vec_t<acc_t> load_bytes_n(const uint8_t* p, int n) {
 }
 template <typename acc_t>
 static inline void store_bytes_n(int_vec_t<acc_t> v, uint8_t* p, int n) {
-  const auto bytes = convert_lanes<typename Vec<acc_t>::byte_type>(v);
+  const auto bytes = bytes_of(v);
   if (n == Vec<acc_t>::kLanes) {
     memcpy(p, &bytes, sizeof bytes);
   } else {

@@ -35,6 +35,30 @@ static inline vector_t sqrt_of(vector_t v) {
 }
 #endif
 
+// Whether inverse_root_of(), lanes_between(), are_all() and blend() are there for a vector.
+template <typename vector_t>
+constexpr bool kHasInverseRoot = false;
+#if defined(__AVX512F__)
+template <>
+constexpr bool kHasInverseRoot<vec_t<float>> = true;
+
+// 1 / sqrt(v), from an estimate of 14 bits: to about half a unit in the last place.
+static inline vec_t<float> inverse_root_of(vec_t<float> v) {
+  const vec_t<float> r = (vec_t<float>)_mm512_rsqrt14_ps((__m512)v);
+  const vec_t<float> missing = multiply_add(-(v * r), r, splat(1.0f));
+  return multiply_add(0.5f * r, missing, r);
+}
+// GCC makes vectors of such masks where it meets them as comparisons of its own vector types.
+static inline __mmask16 lanes_between(float least, vec_t<float> v, float most) {
+  return _mm512_cmp_ps_mask((__m512)v, _mm512_set1_ps(least), _CMP_GT_OQ) &
+         _mm512_cmp_ps_mask((__m512)v, _mm512_set1_ps(most), _CMP_LT_OQ);
+}
+static inline bool are_all(__mmask16 lanes) { return lanes == 0xffff; }
+static inline vec_t<float> blend(__mmask16 lanes, vec_t<float> others, vec_t<float> these) {
+  return (vec_t<float>)_mm512_mask_blend_ps(lanes, (__m512)others, (__m512)these);
+}
+#endif
+
 typedef uint64_t u64_vec __attribute__((vector_size(kVectorBytes)));
 
 static inline u64_vec bits_of(vec_t<double> v) { return (u64_vec)v; }

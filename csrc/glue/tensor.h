@@ -132,13 +132,13 @@ inline Tensor contiguous_as(const Tensor& t, MemoryFormat format) {
   return allocated(t, t, [&] { return torch::stable::contiguous(t, format); });
 }
 
-// Asks Linux for huge pages behind a large new tensor. From 32 MB on, malloc takes fresh memory
-// from the system for each, and the first touch of every page costs more than the computation where
-// pages are small: 77 MB were filled in 47 ms, and in 9 ms with huge pages. Advice alone: nothing
-// depends on its being taken.
+// Asks Linux for huge pages behind a large new tensor. malloc takes memory for it from the system,
+// from 32 MB on each time, below that each time it has trimmed what was freed; and the first touch
+// of every page costs more than the computation where pages are small: 77 MB were filled in 47 ms,
+// and in 9 ms with huge pages. Advice alone: nothing depends on its being taken.
 inline void advise_huge_pages(const Tensor& t) {
 #if defined(__linux__)
-  constexpr size_t kLarge = size_t(32) << 20, kPage = 4096;
+  constexpr size_t kLarge = size_t(4) << 20, kPage = 4096;
   const size_t bytes = size_t(t.numel()) * t.element_size();
   if (t.device().type() != torch::headeronly::DeviceType::CPU || bytes < kLarge) return;
   const size_t begin = (reinterpret_cast<size_t>(t.mutable_data_ptr()) + kPage - 1) / kPage * kPage;

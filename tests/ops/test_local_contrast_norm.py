@@ -7,6 +7,7 @@ from op_testing import (
     DTYPES,
     FORMATS,
     assert_compiles,
+    assert_large_is_single_images,
     assert_passes_with_capability,
     assert_refuses,
     assert_same_for_all_thread_counts,
@@ -78,18 +79,9 @@ def test_precision(dtype, memory_format, across, divisor):
 @pytest.mark.parametrize("across", [True, False])
 @pytest.mark.parametrize("memory_format", FORMATS)
 def test_large_results_are_those_of_single_images(memory_format, across):
-    x = sample(3, 36, 64, 64, memory_format=memory_format)
-    grad = sample(3, 36, 64, 64, memory_format=memory_format, seed=1)
-
-    def run(x, grad):
-        leaf = x.clone().requires_grad_()
-        y = fastconv.local_contrast_norm(leaf, across_maps=across)
-        return y.detach(), torch.autograd.grad(y, leaf, grad)[0]
-
-    together = run(x, grad)
-    apart = [run(x[i : i + 1], grad[i : i + 1]) for i in range(3)]
-    for a, parts in zip(together, zip(*apart, strict=True), strict=True):
-        assert torch.equal(a, torch.cat(parts))
+    assert_large_is_single_images(
+        lambda x: fastconv.local_contrast_norm(x, across_maps=across), memory_format
+    )
 
 
 @pytest.mark.parametrize(("across", "divisor"), CONFIGURATIONS)

@@ -8,6 +8,7 @@ from op_testing import (
     DTYPES,
     FORMATS,
     assert_compiles,
+    assert_large_is_single_images,
     assert_passes_with_capability,
     assert_refuses,
     assert_same_for_all_thread_counts,
@@ -339,6 +340,43 @@ def test_wrong_inputs():
                 f"{name}_backward: grad_output must have the dtype of input (got Double and Float)",
             ),
         ]
+    )
+
+
+@pytest.mark.parametrize("beta", [0.5, 0.75])
+@pytest.mark.parametrize("memory_format", FORMATS, ids=str)
+def test_scales_of_every_size(memory_format, beta):
+    """Kernels estimate roots where the scale is of a usual size, and must do without elsewhere."""
+    sizes = torch.logspace(-17, 18, 60, dtype=torch.float64).repeat_interleave(5)
+    x = (sizes[:, None, None] * sample(300, 3, 5, dtype=torch.float64)).float()[None]
+    x = x.contiguous(memory_format=memory_format)
+    g = sample(1, 300, 3, 5, seed=1).contiguous(memory_format=memory_format)
+    constants = (5, 5.0, beta, 3e-31)
+
+    def run(dtype):
+        leaf = x.to(dtype).requires_grad_()
+        y = local_response_norm(leaf, *constants)
+        return y.detach(), gradient(y, leaf, g.to(dtype))
+
+    (y, grad), (exact_y, exact_grad) = run(torch.float32), run(torch.float64)
+    torch.testing.assert_close(y.double(), exact_y, rtol=1e-6, atol=0)
+    # The gradient is g y / x less something that can cancel it, and that nears float32's least
+    # numbers for the largest x.
+    size = (g * exact_y / x).abs() + exact_grad.abs()
+    usual = x.abs() < 1e14
+    assert ((grad.double() - exact_grad).abs() <= 1e-5 * size)[usual].all()
+
+
+@pytest.mark.parametrize("memory_format", FORMATS, ids=str)
+def test_squares_beyond_float32_give_zeros(memory_format):
+    x = torch.full((1, 40, 3, 3), 3e19).contiguous(memory_format=memory_format)
+    assert torch.equal(local_response_norm(x, 5, 1e-4, 0.75, 2.0), torch.zeros_like(x))
+
+
+@pytest.mark.parametrize("memory_format", FORMATS, ids=str)
+def test_large_results_are_those_of_single_images(memory_format):
+    assert_large_is_single_images(
+        lambda x: local_response_norm(x, 5, 1e-4, 0.75, 2.0), memory_format
     )
 
 

@@ -8,6 +8,7 @@ from op_testing import (
     DTYPES,
     FORMATS,
     assert_compiles,
+    assert_large_is_single_images,
     assert_passes_with_capability,
     assert_refuses,
     assert_same_for_all_thread_counts,
@@ -307,6 +308,13 @@ def test_wrong_inputs():
                 f"{NAME}_backward: output_size must be a size that pools to the size of switches",
             ),
         ]
+    )
+
+
+@pytest.mark.parametrize("memory_format", FORMATS, ids=str)
+def test_large_results_are_those_of_single_images(memory_format):
+    assert_large_is_single_images(
+        lambda x: local_response_norm_max_pool2d(x, 5, 3, 2, k=2.0), memory_format
     )
 
 

@@ -8,6 +8,7 @@ from op_testing import (
     DTYPES,
     FORMATS,
     assert_compiles,
+    assert_large_is_single_images,
     assert_passes_with_capability,
     assert_refuses,
     assert_same_for_all_thread_counts,
@@ -238,6 +239,11 @@ def test_wrong_inputs():
         ),
     ]
     assert_refuses([(call, args, {}, f"{name}: {text}") for args, text in cases])
+
+
+@pytest.mark.parametrize("memory_format", FORMATS, ids=str)
+def test_large_results_are_those_of_single_images(memory_format):
+    assert_large_is_single_images(lambda x: max_pool2d(x, 3, 2), memory_format)
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)

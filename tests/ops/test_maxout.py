@@ -7,6 +7,7 @@ from op_testing import (
     DTYPES,
     FORMATS,
     assert_compiles,
+    assert_large_is_single_images,
     assert_passes_with_capability,
     assert_refuses,
     assert_same_for_all_thread_counts,
@@ -242,6 +243,11 @@ def test_wrong_inputs():
             (op_backward, (x, x, 10, False, 2, 2), {}, "maxout_backward: switches must be uint8"),
         ]
     )
+
+
+@pytest.mark.parametrize("memory_format", FORMATS, ids=str)
+def test_large_results_are_those_of_single_images(memory_format):
+    assert_large_is_single_images(lambda x: maxout(x, 2), memory_format, (3, 72, 64, 64))
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
