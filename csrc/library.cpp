@@ -9,6 +9,7 @@
 
 #include "core/philox.h"
 #include "cpu/isa.h"
+#include "cpu/kept_memory.h"
 #include "cpu/prepare_images_numpy.h"
 
 STABLE_TORCH_LIBRARY(fastconv, m) {
@@ -128,6 +129,8 @@ PYBIND11_MODULE(_C, m) {
         pybind11::arg("shift"), pybind11::arg("unit"), pybind11::arg("mirrored"),
         "One image of prepare_images, from uint8 pixels (H, W, C) to float32 (H, W, C); mean is "
         "(H, W, C) or (C,), shift and unit are (C,). Other threads run meanwhile.");
+  m.def("release_kept_memory", &fastconv::release_kept_memory,
+        "Returns to the system the memory kept for large results; the number of bytes.");
   m.def(
       "cpu_capability", [] { return fastconv::isa_name(fastconv::current_isa()); },
       "The instruction set that the CPU kernels run with: baseline, avx2 or avx512.");

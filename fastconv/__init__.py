@@ -1,7 +1,7 @@
 """Custom C++/CUDA kernels for the layers of the classic convnets, as PyTorch ops and layers."""
 
 from fastconv import nn, ops, visualize
-from fastconv._library import info
+from fastconv._library import empty_cache, info
 from fastconv._version import __version__
 from fastconv.convert import convert, freeze, fuse
 from fastconv.models import create_model, list_models, register_model
@@ -14,6 +14,7 @@ __all__ = [
     "__version__",
     "convert",
     "create_model",
+    "empty_cache",
     "freeze",
     "fuse",
     "gradcheck_layer",

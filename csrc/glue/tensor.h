@@ -6,10 +6,6 @@
 #include <torch/headeronly/core/MemoryFormat.h>
 #include <torch/headeronly/core/ScalarType.h>
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
-
 #include <cstdint>
 #include <sstream>
 #include <stdexcept>
@@ -132,27 +128,17 @@ inline Tensor contiguous_as(const Tensor& t, MemoryFormat format) {
   return allocated(t, t, [&] { return torch::stable::contiguous(t, format); });
 }
 
-// Asks Linux for huge pages behind a large new tensor. malloc takes memory for it from the system,
-// from 32 MB on each time, below that each time it has trimmed what was freed; and the first touch
-// of every page costs more than the computation where pages are small: 77 MB were filled in 47 ms,
-// and in 9 ms with huge pages. Advice alone: nothing depends on its being taken.
-inline void advise_huge_pages(const Tensor& t) {
-#if defined(__linux__)
-  constexpr size_t kLarge = size_t(4) << 20, kPage = 4096;
-  const size_t bytes = size_t(t.numel()) * t.element_size();
-  if (t.device().type() != torch::headeronly::DeviceType::CPU || bytes < kLarge) return;
-  const size_t begin = (reinterpret_cast<size_t>(t.mutable_data_ptr()) + kPage - 1) / kPage * kPage;
-  madvise(reinterpret_cast<void*>(begin), bytes / kPage * kPage - kPage, MADV_HUGEPAGE);
-#endif
-}
+// A new tensor on the device of another one, its elements not set. Each library has its own:
+// cpu/new_tensor.cpp and cuda/new_tensor.cpp.
+Tensor new_tensor(const Tensor& like, const std::vector<int64_t>& sizes, ScalarType type,
+                  MemoryFormat format);
 
-inline Tensor new_tensor(const Tensor& like, const std::vector<int64_t>& sizes, ScalarType type,
-                         MemoryFormat format) {
-  Tensor t = allocated(like, sizes, [&] {
+// As torch makes it.
+inline Tensor plain_new_tensor(const Tensor& like, const std::vector<int64_t>& sizes,
+                               ScalarType type, MemoryFormat format) {
+  return allocated(like, sizes, [&] {
     return torch::stable::empty(sizes, type, std::nullopt, like.device(), std::nullopt, format);
   });
-  advise_huge_pages(t);
-  return t;
 }
 
 }  // namespace fastconv
