@@ -69,7 +69,9 @@ def wheel_build(sdist, tmp_path_factory):
     """A wheel of the CPU kernels, built from the sdist alone, and the folder it was built in."""
     folder = tmp_path_factory.mktemp("wheel")
     with tarfile.open(sdist) as archive:
-        archive.extractall(folder, filter="data")
+        if hasattr(tarfile, "data_filter"):  # Python from 3.10.12 and 3.11.4 on
+            archive.extraction_filter = tarfile.data_filter
+        archive.extractall(folder)
     (tree,) = folder.iterdir()
     command = [sys.executable, "-m", "pip", "wheel", "--no-build-isolation", "--no-deps"]
     result = subprocess.run(
