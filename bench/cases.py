@@ -28,7 +28,7 @@ class Case:
     Attributes:
         tensors: shapes of the op's tensors; gradients are taken of all that ``learns`` names, and
             where it names none there is no backward pass.
-        ours, peer: functions of these tensors.
+        ours, peer: functions of these tensors; of several results the first is compared.
         moved: bytes of a forward pass in elements (read once, written once); ``flops`` likewise.
         backward_moved, backward_flops: of the backward pass alone.
         moved_bytes: what a forward pass moves besides, whatever the elements' type.
@@ -125,6 +125,12 @@ def _pools(batch):
         def their_max(x, pool=pool):
             return pool(F.max_pool2d, x)
 
+        def our_switches(x, pool=pool):
+            return pool(fastconv.max_pool2d_with_switches, x)
+
+        def their_indices(x, pool=pool):
+            return pool(partial(F.max_pool2d, return_indices=True), x)
+
         def our_avg(x, pool=pool):
             return pool(fastconv.avg_pool2d, x)
 
@@ -134,6 +140,7 @@ def _pools(batch):
         # A switch is a byte: about a fourth or half of an element, counted as nothing.
         both = inputs + outputs
         yield case("max_pool2d", our_max, their_max, both, both)
+        yield case("max_pool2d_with_switches", our_switches, their_indices, both, 0, learns=())
         yield case("avg_pool2d", our_avg, their_avg, both, both)
         if padding or ceil_mode:
             continue  # the composition does without

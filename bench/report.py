@@ -113,7 +113,8 @@ def rows_of(case, batch, args, device, dtype, clock, limit):
     if case.compare:
         for ours in (n for n in ready if "fastconv" in n):
             layout = ours.split()[-1] if formats is FORMATS else ""
-            a, b = (f(*t) for f, t, _ in (ready[ours], ready[f"torch {layout}".strip()]))
+            peer = ready[f"torch {layout}".strip()]
+            a, b = (first_of(function(*t)) for function, t, _ in (ready[ours], peer))
             scale = b.detach().abs().max().item()
             tolerance = case.tolerance * scale * (1 if dtype == torch.float32 else 8)
             torch.testing.assert_close(a, b, rtol=0, atol=tolerance, msg=f"{case.op} {ours}")
@@ -133,6 +134,10 @@ def rows_of(case, batch, args, device, dtype, clock, limit):
         moved = moved * sizes + case.moved_bytes
         least = max(moved / limit["bytes"], flops / limit["flops"])
         yield _row(case, batch, direction, times, least)
+
+
+def first_of(result):
+    return result[0] if isinstance(result, tuple) else result
 
 
 def _without_gradient(function, tensors):

@@ -59,15 +59,15 @@ STABLE_TORCH_LIBRARY(fastconv, m) {
       "float beta, float k, bool within) -> Tensor");
   m.def(
       "local_response_norm_max_pool2d(Tensor input, int size, float alpha, float beta, float k, "
-      "int[] kernel_size, int[] stride, int[] padding, int[] dilation, bool ceil_mode) -> "
-      "(Tensor output, Tensor switches)");
+      "int[] kernel_size, int[] stride, int[] padding, int[] dilation, bool ceil_mode, "
+      "bool with_switches=True) -> (Tensor output, Tensor switches)");
   m.def(
       "local_response_norm_max_pool2d_backward(Tensor grad_output, Tensor input, Tensor switches, "
       "int size, float alpha, float beta, float k, int[] kernel_size, int[] stride, "
       "int[] padding, int[] dilation) -> Tensor");
   m.def(
       "max_pool2d(Tensor input, int[] kernel_size, int[] stride, int[] padding, int[] dilation, "
-      "bool ceil_mode) -> (Tensor output, Tensor switches)");
+      "bool ceil_mode, bool with_switches=True) -> (Tensor output, Tensor switches)");
   m.def(
       "max_unpool2d(Tensor input, Tensor switches, int[] kernel_size, int[] stride, "
       "int[] padding, int[] dilation, SymInt[] output_size, bool overwrite) -> Tensor");

@@ -212,7 +212,7 @@ def _conv2d(
     return output.relu() if relu else output
 
 
-def _max_pool2d(input, kernel_size, stride, padding, dilation, ceil_mode):
+def _max_pool2d(input, kernel_size, stride, padding, dilation, ceil_mode, with_switches=True):
     output = F.max_pool2d(input, kernel_size, stride, padding, dilation, ceil_mode)
     return output, torch.zeros_like(output, dtype=torch.uint8)  # nobody asks for switches here
 

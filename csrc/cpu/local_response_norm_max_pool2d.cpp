@@ -25,11 +25,9 @@ static Tensor brought_to(const Tensor& t, MemoryFormat from, MemoryFormat to) {
   return result;
 }
 
-static std::tuple<Tensor, Tensor> local_response_norm_max_pool2d(const Tensor& input, int64_t size,
-                                                                 double alpha, double beta,
-                                                                 double k, IntPair kernel_size,
-                                                                 IntPair stride, IntPair padding,
-                                                                 IntPair dilation, bool ceil_mode) {
+static std::tuple<Tensor, Tensor> local_response_norm_max_pool2d(
+    const Tensor& input, int64_t size, double alpha, double beta, double k, IntPair kernel_size,
+    IntPair stride, IntPair padding, IntPair dilation, bool ceil_mode, bool with_switches) {
   const char* op = "local_response_norm_max_pool2d";
   NormPool2d p = norm_pool_of(op, input, size, alpha, beta, k, kernel_size, stride, padding,
                               dilation, ceil_mode);
@@ -39,7 +37,7 @@ static std::tuple<Tensor, Tensor> local_response_norm_max_pool2d(const Tensor& i
   const Tensor x = contiguous_as(input, format);
   const std::vector<int64_t> sizes{p.pool.batch, p.pool.channels, p.pool.h.output, p.pool.w.output};
   Tensor output = new_tensor(x, sizes, x.scalar_type(), format);
-  Tensor switches = new_tensor(x, sizes, ScalarType::Byte, format);
+  Tensor switches = new_switches(x, p.pool, with_switches);
 
   const int64_t units = p.pool.batch * p.pool.h.output;
   const int64_t cost = units ? 16 * x.numel() / units : 0;
@@ -47,7 +45,7 @@ static std::tuple<Tensor, Tensor> local_response_norm_max_pool2d(const Tensor& i
                              parallel_over(units, cost, [&](int64_t begin, int64_t end) {
                                FASTCONV_ISA_CALL(local_response_norm_max_pool2d_forward(
                                    data<scalar_t>(x), mutable_data<scalar_t>(output),
-                                   mutable_data<uint8_t>(switches), p, begin, end));
+                                   switches_or_null(switches), p, begin, end));
                              }))
   return {brought_to(output, format, asked), brought_to(switches, format, asked)};
 }

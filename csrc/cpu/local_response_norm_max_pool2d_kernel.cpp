@@ -1,5 +1,6 @@
 // normalised = input / scale^beta                        (cpu/response_norm_tiles.h)
-// output, switches = the maxima of its windows, and where they stood    (cpu/pool_rows.h)
+// output, switches = the maxima of its windows, and where they stood    (cpu/pool_rows.h); switches
+//                    may be null
 // grad_input = the gradient of the normalisation at the unpooled grad_output
 //
 // The normalised image never exists: a ring of rows, rounded to scalar_t, keeps what the windows of
@@ -87,7 +88,7 @@ class RowsChannelsLast : public NormalisedRows<Tiles> {
       rows[r] = ring_.data() + (p.h.start(ph) + r * p.h.dilation) % slots_ * row_;
     }
     const int64_t o = (image * p.h.output + ph) * p.w.output * p.channels;
-    max_pool_row_channels_last(rows, output + o, switches + o, p, ph, 0);
+    max_pool_row_channels_last(rows, output + o, switches ? switches + o : nullptr, p, ph, 0);
   }
 
  private:
@@ -150,7 +151,7 @@ class RowsContiguous : public NormalisedRows<Tiles> {
         }
         const int n = int(min_of(kLanes, p.w.output - pw));
         store_n(best, output + o + pw, n);
-        store_bytes_n<acc_t>(which, switches + o + pw, n);
+        if (switches) store_bytes_n<acc_t>(which, switches + o + pw, n);
       }
     }
   }

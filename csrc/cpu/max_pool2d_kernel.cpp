@@ -1,6 +1,8 @@
 // output[n,c,ph,pw] = max over taps (r,s) of input[n, c, ph*stride+r*dilation-padding, likewise w]
 // switches[n,c,ph,pw] = r * kernel_w + s of the first maximum, row by row
 //
+// switches may be null: then they are not recorded.
+//
 // As in torch, a NaN is larger than everything and the last NaN of a window is the one recorded;
 // a window of -inf records its first element.
 //
@@ -47,7 +49,7 @@ static void pool_window(const scalar_t* plane, scalar_t* output, uint8_t* switch
     }
   }
   from_acc(best, output[ph * p.w.output + pw]);
-  switches[ph * p.w.output + pw] = uint8_t(which);
+  if (switches) switches[ph * p.w.output + pw] = uint8_t(which);
 }
 
 // Elements `step` apart: n <= kLanes of them, and the last again in the lanes that are left.
@@ -77,7 +79,7 @@ static inline void pool_windows(const scalar_t* plane, scalar_t* output, uint8_t
   }
   const int64_t o = ph * p.w.output + pw;
   store_n(best, output + o, n);
-  store_bytes_n<acc_t>(which, switches + o, n);
+  if (switches) store_bytes_n<acc_t>(which, switches + o, n);
 }
 
 template <typename scalar_t>
@@ -108,10 +110,11 @@ void max_pool2d_forward(const scalar_t* input, scalar_t* output, uint8_t* switch
     if (p.channels_last) {
       const int64_t n = unit / p.h.output, ph = unit % p.h.output;
       const int64_t o = unit * p.w.output * p.channels;
-      pool_row_channels_last(input + n * in_plane * p.channels, output + o, switches + o, p, ph);
+      pool_row_channels_last(input + n * in_plane * p.channels, output + o,
+                             switches ? switches + o : nullptr, p, ph);
     } else {
       const int64_t o = unit * out_plane;
-      pool_plane(input + unit * in_plane, output + o, switches + o, p);
+      pool_plane(input + unit * in_plane, output + o, switches ? switches + o : nullptr, p);
     }
   }
 }

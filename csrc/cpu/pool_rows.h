@@ -16,50 +16,73 @@ static inline int64_t taps_seen_before(const Window& w) {
 }
 
 // One row of windows: rows[r] is the row that tap r of the windows sees. Of what lies `next`
-// elements further, if that is not 0, prefetches what no window has seen before.
+// elements further, if that is not 0, prefetches what no window has seen before. Without switches
+// where there is no room for them.
 template <typename scalar_t>
 static void max_pool_row_channels_last(const scalar_t* const* rows, scalar_t* output,
                                        uint8_t* switches, const Pool2d& p, int64_t ph,
                                        int64_t next) {
   using acc_t = accumulate_t<scalar_t>;
-  const int64_t r0 = p.h.first_tap(ph), r1 = p.h.end_tap(ph);
-  const int64_t seen_h = taps_seen_before(p.h), seen_w = taps_seen_before(p.w);
+  const int64_t channels = p.channels, step = p.w.dilation * channels;
+  const int64_t first = p.h.first_tap(ph), end = p.h.end_tap(ph);
+  const int64_t unseen_h = next ? taps_seen_before(p.h) : end, unseen_w = taps_seen_before(p.w);
   for (int64_t pw = 0; pw < p.w.output; ++pw) {
-    const int64_t s0 = p.w.first_tap(pw), s1 = p.w.end_tap(pw), x0 = p.w.start(pw);
-    // The taps [r0, r1) and [s0, s1), of which (seen_h, seen_w) were seen before: all of them
-    // constants in the usual window.
-    const auto pool = [&](auto r0, auto r1, auto s0, auto s1, auto kernel_w, auto seen_h,
-                          auto seen_w) {
-      for_each_vector<acc_t>(p.channels, [&](int64_t c, auto n) {
-        vec_t<acc_t> best = splat(-std::numeric_limits<acc_t>::infinity());
-        int_vec_t<acc_t> which = int_vec_t<acc_t>{} + int(r0 * kernel_w + s0);
+    const int64_t left = p.w.first_tap(pw), right = p.w.end_tap(pw);
+    const int64_t start = p.w.start(pw) * channels, o = pw * channels;
+    // The taps [r0, r1) x [s0, s1), of which those from (new_h, new_w) on were not seen before: all
+    // of them constants in the usual window.
+    const auto pool = [&](const auto& rows, auto r0, auto r1, auto s0, auto s1, auto kernel_w,
+                          auto new_h, auto new_w, auto with_switches) {
+      for_each_vector<acc_t>(channels, [&](int64_t c, auto n) {
+        vec_t<acc_t> best, sum{};
+        int_vec_t<acc_t> which;
+        const auto look = [&](auto for_nan) {
+          best = splat(-std::numeric_limits<acc_t>::infinity());
+          which = int_vec_t<acc_t>{} + int(r0 * kernel_w + s0);
 #pragma GCC unroll 3
-        for (int64_t r = r0; r < r1; ++r) {
+          for (int64_t r = r0; r < r1; ++r) {
 #pragma GCC unroll 3
-          for (int64_t s = s0; s < s1; ++s) {
-            const scalar_t* at = rows[r] + (x0 + s * p.w.dilation) * p.channels + c;
-            const vec_t<acc_t> value = load_n(at, n);
-            if (next && r >= seen_h && s >= seen_w) __builtin_prefetch(at + next);
-            const auto better = (value > best) | (value != value);
-            best = better ? value : best;
-            which = better ? int_vec_t<acc_t>{} + int(r * kernel_w + s) : which;
+            for (int64_t s = s0; s < s1; ++s) {
+              const scalar_t* at = rows[r] + start + s * step + c;
+              if (!for_nan && r >= new_h && s >= new_w) __builtin_prefetch(at + next);
+              const vec_t<acc_t> value = load_n(at, n);
+              sum += value;
+              auto better = value > best;
+              if (for_nan) better |= value != value;
+              best = better ? value : best;
+              if (with_switches) {
+                which = better ? int_vec_t<acc_t>{} + int(r * kernel_w + s) : which;
+              }
+            }
           }
-        }
-        const int64_t o = pw * p.channels + c;
-        store_n(best, output + o, n);
-        store_bytes_n<acc_t>(which, switches + o, n);
+        };
+        // A NaN wins, which takes another comparison at each tap. They are rare: a sum that is no
+        // number tells where one may be.
+        look(std::false_type());
+        if (__builtin_expect(any_lane(sum != sum), false)) look(std::true_type());
+        store_n(best, output + o + c, n);
+        if (with_switches) store_bytes_n<acc_t>(which, switches + o + c, n);
       });
     };
-    constexpr std::integral_constant<int64_t, 0> none;
-    constexpr std::integral_constant<int64_t, 1> one;
-    constexpr std::integral_constant<int64_t, 3> three;
-    const bool whole = r0 == 0 && r1 == 3 && s0 == 0 && s1 == 3;
-    if (p.w.kernel == 3 && whole && seen_h == 1 && seen_w == 1) {
-      pool(none, three, none, three, three, one, one);
-    } else if (p.w.kernel == 3 && whole) {
-      pool(none, three, none, three, three, seen_h, seen_w);
+    const auto choose = [&](auto with_switches) {
+      constexpr std::integral_constant<int64_t, 0> none;
+      constexpr std::integral_constant<int64_t, 1> one;
+      constexpr std::integral_constant<int64_t, 3> three;
+      if (p.w.kernel == 3 && first == 0 && end == 3 && left == 0 && right == 3) {
+        const scalar_t* const three_rows[] = {rows[0], rows[1], rows[2]};
+        if (unseen_h == 1 && unseen_w == 1) {
+          return pool(three_rows, none, three, none, three, three, one, one, with_switches);
+        }
+        if (!next) {
+          return pool(three_rows, none, three, none, three, three, three, three, with_switches);
+        }
+      }
+      pool(rows, first, end, left, right, p.w.kernel, unseen_h, unseen_w, with_switches);
+    };
+    if (switches) {
+      choose(std::true_type());
     } else {
-      pool(r0, r1, s0, s1, p.w.kernel, seen_h, seen_w);
+      choose(std::false_type());
     }
   }
 }

@@ -65,6 +65,21 @@ static inline bool any_lane(mask_t mask) {
   for (uint64_t part : parts) any |= part;
   return any != 0;
 }
+#if defined(__AVX512F__)  // one instruction each
+static inline bool any_lane(Vec<float>::int_type mask) {
+  return _mm512_test_epi32_mask((__m512i)mask, (__m512i)mask) != 0;
+}
+static inline bool any_lane(Vec<double>::int_type mask) {
+  return _mm512_test_epi64_mask((__m512i)mask, (__m512i)mask) != 0;
+}
+#elif defined(__AVX2__)
+static inline bool any_lane(Vec<float>::int_type mask) {
+  return !_mm256_testz_si256((__m256i)mask, (__m256i)mask);
+}
+static inline bool any_lane(Vec<double>::int_type mask) {
+  return !_mm256_testz_si256((__m256i)mask, (__m256i)mask);
+}
+#endif
 
 // a * b + c in one rounding wherever the instruction set has it. The compiler fuses such an
 // expression by itself, but not across a branch: written apart, the same formula may round

@@ -26,11 +26,9 @@ static cudaError_t launch_apart(const scalar_t* x, scalar_t* normalised, scalar_
   return launch_max_pool2d<scalar_t>(normalised, output, switches, p.pool, stream);
 }
 
-static std::tuple<Tensor, Tensor> local_response_norm_max_pool2d(const Tensor& input, int64_t size,
-                                                                 double alpha, double beta,
-                                                                 double k, IntPair kernel_size,
-                                                                 IntPair stride, IntPair padding,
-                                                                 IntPair dilation, bool ceil_mode) {
+static std::tuple<Tensor, Tensor> local_response_norm_max_pool2d(
+    const Tensor& input, int64_t size, double alpha, double beta, double k, IntPair kernel_size,
+    IntPair stride, IntPair padding, IntPair dilation, bool ceil_mode, bool with_switches) {
   const char* op = "local_response_norm_max_pool2d";
   const NormPool2d p = norm_pool_of(op, input, size, alpha, beta, k, kernel_size, stride, padding,
                                     dilation, ceil_mode);
@@ -40,20 +38,20 @@ static std::tuple<Tensor, Tensor> local_response_norm_max_pool2d(const Tensor& i
   const Tensor x = contiguous_as(input, format);
   const std::vector<int64_t> sizes{p.pool.batch, p.pool.channels, p.pool.h.output, p.pool.w.output};
   Tensor output = new_tensor(x, sizes, x.scalar_type(), format);
-  Tensor switches = new_tensor(x, sizes, ScalarType::Byte, format);
+  Tensor switches = new_switches(x, p.pool, with_switches);
   if (output.numel() == 0) return {output, switches};
 
   if (fits(p, x.scalar_type(), false)) {
     FASTCONV_DISPATCH_FLOATING(
         x.scalar_type(),
         call.check(launch_norm_pool(data<scalar_t>(x), mutable_data<scalar_t>(output),
-                                    mutable_data<uint8_t>(switches), p, call.stream())))
+                                    switches_or_null(switches), p, call.stream())))
   } else {
     Tensor normalised = new_tensor(x, sizes_of(x), x.scalar_type(), format);
     FASTCONV_DISPATCH_FLOATING(
         x.scalar_type(),
         call.check(launch_apart(data<scalar_t>(x), mutable_data<scalar_t>(normalised),
-                                mutable_data<scalar_t>(output), mutable_data<uint8_t>(switches), p,
+                                mutable_data<scalar_t>(output), switches_or_null(switches), p,
                                 call.stream())))
   }
   return {output, switches};

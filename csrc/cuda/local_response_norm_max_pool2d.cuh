@@ -1,6 +1,6 @@
 // normalised[n,c,h,w] = x / scale^beta, scale = k + alpha * sum of x^2 over the maps [c - before,
 //                       c + after]; rounded to scalar_t
-// output, switches    = its max pool: cuda/max_pool2d.cuh
+// output, switches    = its max pool: cuda/max_pool2d.cuh (switches may be null)
 // grad_input          = g / scale^beta - 2 alpha beta x * sum over the maps [c - after, c + before]
 //                       of g x / scale^(beta + 1), g the unpooled grad_output rounded to scalar_t
 //
@@ -148,7 +148,7 @@ __global__ void __launch_bounds__(kThreads, 4)
     }
     const int at = first + t.at(c0 + map, ph * p.w.output + pw, pooled);
     from_acc(best, output[at]);
-    switches[at] = uint8_t(which);
+    if (switches) switches[at] = uint8_t(which);
   });
 }
 
@@ -273,7 +273,8 @@ cudaError_t launch_norm_pool(const scalar_t* input, scalar_t* output, uint8_t* s
     return launch(norm_pool_forward_kernel<scalar_t>, dim3(unsigned(t.forward_blocks())),
                   dim3(kThreads), size_t(t.forward_elements()) * sizeof(acc_t), stream,
                   input + first * sizes.input, output + first * sizes.output,
-                  switches + first * sizes.output, t, response_constants<acc_t>(p.norm));
+                  switches ? switches + first * sizes.output : nullptr, t,
+                  response_constants<acc_t>(p.norm));
   });
 }
 

@@ -12,7 +12,7 @@ namespace fastconv {
 
 static std::tuple<Tensor, Tensor> max_pool2d(const Tensor& input, IntPair kernel_size,
                                              IntPair stride, IntPair padding, IntPair dilation,
-                                             bool ceil_mode) {
+                                             bool ceil_mode, bool with_switches) {
   const char* op = "max_pool2d";
   const Pool2d p = pool2d_of(op, input, kernel_size, stride, padding, dilation, ceil_mode);
   check_switch_range(op, kernel_size);
@@ -23,11 +23,10 @@ static std::tuple<Tensor, Tensor> max_pool2d(const Tensor& input, IntPair kernel
   const Tensor x = contiguous_as(input, format);
   const std::vector<int64_t> sizes{p.batch, p.channels, p.h.output, p.w.output};
   Tensor output = new_tensor(x, sizes, x.scalar_type(), format);
-  Tensor switches = new_tensor(x, sizes, ScalarType::Byte, format);
-  FASTCONV_DISPATCH_FLOATING(
-      x.scalar_type(),
-      call.check(launch_max_pool2d(data<scalar_t>(x), mutable_data<scalar_t>(output),
-                                   mutable_data<uint8_t>(switches), p, call.stream())))
+  Tensor switches = new_switches(x, p, with_switches);
+  FASTCONV_DISPATCH_FLOATING(x.scalar_type(), call.check(launch_max_pool2d(
+                                                  data<scalar_t>(x), mutable_data<scalar_t>(output),
+                                                  switches_or_null(switches), p, call.stream())))
   return {output, switches};
 }
 

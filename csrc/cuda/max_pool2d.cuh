@@ -1,6 +1,8 @@
 // output[n,c,ph,pw] = max over taps (r,s) of input[n, c, ph*stride+r*dilation-padding, likewise w]
 // switches[n,c,ph,pw] = r * kernel_w + s of the first maximum, row by row
 //
+// switches may be null: then they are not recorded.
+//
 // As in torch, a NaN is larger than everything and the last NaN of a window is the one recorded;
 // a window of -inf records its first element.
 //
@@ -52,7 +54,7 @@ __global__ void __launch_bounds__(kThreads, 4)
     positions.lane[i] = uint8_t(which[i]);
   }
   store_pack(output + o.at, maxima);
-  store_pack(switches + o.at, positions);
+  if (switches) store_pack(switches + o.at, positions);
 }
 
 template <typename scalar_t>
@@ -63,7 +65,7 @@ cudaError_t launch_max_pool2d(const scalar_t* input, scalar_t* output, uint8_t* 
   return for_pool_parts(p, [&](int64_t first, int64_t count) {
     const scalar_t* x = input + first * sizes.input;
     scalar_t* y = output + first * sizes.output;
-    uint8_t* z = switches + first * sizes.output;
+    uint8_t* z = switches ? switches + first * sizes.output : nullptr;
     const bool packed = moves_packs<kCount>(p, x, y, z);
     const int items = int(count * sizes.output / (packed ? kCount : 1));
     const auto kernel = packed ? max_pool2d_forward_kernel<scalar_t, kCount>

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "core/window.h"
+#include "glue/dispatch.h"
 #include "glue/tensor.h"
 
 namespace fastconv {
@@ -71,6 +72,15 @@ inline Pool2d pool2d_of(const char* op, const Tensor& input, const IntPair& kern
                    ", dilation=", axis->dilation, ")");
   }
   return p;
+}
+
+// A byte for each output, or none at all.
+inline Tensor new_switches(const Tensor& input, const Pool2d& p, bool wanted) {
+  return new_tensor(input, {wanted ? p.batch : 0, p.channels, p.h.output, p.w.output},
+                    ScalarType::Byte, memory_format_of(p.channels_last));
+}
+inline uint8_t* switches_or_null(const Tensor& switches) {
+  return switches.numel() ? mutable_data<uint8_t>(switches) : nullptr;
 }
 
 }  // namespace fastconv

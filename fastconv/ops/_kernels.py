@@ -55,6 +55,18 @@ def _function(op: Any, **methods: Callable) -> type[torch.autograd.Function]:
     return type(op._opname, (torch.autograd.Function,), members | {"generate_vmap_rule": True})
 
 
+def may_learn(*tensors: torch.Tensor) -> bool:
+    """Whether a gradient may come back to these: what it needs must be recorded.
+
+    Always in traces and under torch.func, which ask later.
+    """
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+        or (torch.is_grad_enabled() and _any_learns(tensors))
+    )
+
+
 def _any_learns(args: tuple[Any, ...]) -> bool:
     return any(isinstance(a, torch.Tensor) and a.requires_grad for a in args)
 

@@ -20,7 +20,7 @@ from fastconv.ops._arguments import (
     pool_window,
     pooled_size,
 )
-from fastconv.ops._kernels import kernel
+from fastconv.ops._kernels import kernel, may_learn
 from fastconv.ops.local_response_norm import (
     _ALPHA_MODES,
     local_response_norm_backward_ref,
@@ -116,7 +116,9 @@ def local_response_norm_max_pool2d(
     check_bool(op, "return_switches", return_switches)
     if alpha_mode == "mean":
         alpha = alpha / size
-    output, switches = _local_response_norm_max_pool2d(x, size, alpha, beta, k, *window, ceil_mode)
+    output, switches = _local_response_norm_max_pool2d(
+        x, size, alpha, beta, k, *window, ceil_mode, return_switches or may_learn(x)
+    )
     if unbatched:
         output, switches = output.squeeze(0), switches.squeeze(0)
     return (output, switches) if return_switches else output
@@ -159,7 +161,10 @@ def local_response_norm_max_pool2d_backward_ref(
 
 
 @torch.library.register_fake("fastconv::local_response_norm_max_pool2d")
-def _fake(input, size, alpha, beta, k, kernel_size, stride, padding, dilation, ceil_mode):
+def _fake(
+    input, size, alpha, beta, k, kernel_size, stride, padding, dilation, ceil_mode,
+    with_switches=True,
+):  # fmt: skip
     window = kernel_size, stride, padding, dilation
     output = torch.empty(
         (
@@ -170,7 +175,7 @@ def _fake(input, size, alpha, beta, k, kernel_size, stride, padding, dilation, c
         device=input.device,
         memory_format=memory_format(input),
     )
-    return output, torch.empty_like(output, dtype=torch.uint8)
+    return output, torch.empty_like(output if with_switches else output[:0], dtype=torch.uint8)
 
 
 @torch.library.register_fake("fastconv::local_response_norm_max_pool2d_backward")
@@ -181,7 +186,7 @@ def _fake_backward(
 
 
 def _setup_context(ctx, inputs, output):
-    input, *ctx.constants, _ceil_mode = inputs
+    input, *ctx.constants, _ceil_mode, _with_switches = inputs
     _, switches = output
     ctx.save_for_backward(input, switches)
     ctx.mark_non_differentiable(switches)
@@ -191,7 +196,7 @@ def _backward(ctx, grad_output, _grad_switches):
     grad_input = _local_response_norm_max_pool2d_backward(
         grad_output, *ctx.saved_tensors, *ctx.constants
     )
-    return grad_input, *[None] * 9
+    return grad_input, *[None] * 10
 
 
 def _setup_context_of_backward(ctx, inputs, output):

@@ -21,7 +21,7 @@ from fastconv.ops._arguments import (
     pooled_size,
     window_output_size,
 )
-from fastconv.ops._kernels import kernel
+from fastconv.ops._kernels import kernel, may_learn
 
 _max_pool2d = kernel("max_pool2d")
 _max_unpool2d = kernel("max_unpool2d")
@@ -82,8 +82,9 @@ def max_pool2d(
     Returns:
         The pooled maps (N, C, Ho, Wo) in the input's dtype and memory format; with
         ``return_indices`` a pair of them and the indices. The first of equal maxima wins, and a
-        NaN beats every number. The gradient goes to the recorded element. A window without any
-        element, as dilation can leave one in the padding of small maps, gives -inf.
+        NaN beats every number. The gradient goes to the recorded element; where none can come
+        back, nothing is recorded. A window without any element, as dilation can leave one in the
+        padding of small maps, gives -inf.
 
     Raises:
         RuntimeError, ValueError, TypeError: naming the argument, the rule and the value.
@@ -93,7 +94,7 @@ def max_pool2d(
     window = pool_window(op, kernel_size, stride, padding, dilation, most=256)
     check_bool(op, "ceil_mode", ceil_mode)
     check_bool(op, "return_indices", return_indices)
-    output, switches = _max_pool2d(x, *window, ceil_mode)
+    output, switches = _max_pool2d(x, *window, ceil_mode, return_indices or may_learn(x))
     if not return_indices:
         return output.squeeze(0) if unbatched else output
     indices = switches_to_indices(switches, x.shape[-1], *window)
@@ -119,7 +120,7 @@ def max_pool2d_with_switches(
     x, unbatched = batched_maps(op, "input", input)
     window = pool_window(op, kernel_size, stride, padding, most=256)
     check_bool(op, "ceil_mode", ceil_mode)
-    output, switches = _max_pool2d(x, *window, ceil_mode)
+    output, switches = _max_pool2d(x, *window, ceil_mode, True)
     return (output.squeeze(0), switches.squeeze(0)) if unbatched else (output, switches)
 
 
@@ -176,7 +177,7 @@ def switches_to_indices(
 
 
 @torch.library.register_fake("fastconv::max_pool2d")
-def _fake(input, kernel_size, stride, padding, dilation, ceil_mode):
+def _fake(input, kernel_size, stride, padding, dilation, ceil_mode, with_switches=True):
     window = kernel_size, stride, padding, dilation
     output = torch.empty(
         (*input.shape[:2], *pooled_size("max_pool2d", input, *window, ceil_mode)),
@@ -184,11 +185,11 @@ def _fake(input, kernel_size, stride, padding, dilation, ceil_mode):
         device=input.device,
         memory_format=memory_format(input),
     )
-    return output, torch.empty_like(output, dtype=torch.uint8)
+    return output, torch.empty_like(output if with_switches else output[:0], dtype=torch.uint8)
 
 
 def _setup_context(ctx, inputs, output):
-    input, *ctx.window, _ceil_mode = inputs
+    input, *ctx.window, _ceil_mode, _with_switches = inputs
     _, switches = output
     ctx.output_size = input.shape[2:]
     ctx.save_for_backward(switches)
@@ -201,7 +202,7 @@ def _backward(ctx, grad_output, _grad_switches):
     # input, and the gradient belongs in the format of what was pooled, whatever came back.
     grad_output = grad_output.contiguous(memory_format=memory_format(switches))
     grad_input = _max_unpool2d(grad_output, switches, *ctx.window, ctx.output_size, False)
-    return grad_input, None, None, None, None, None
+    return grad_input, *[None] * 6
 
 
 _max_pool2d.register_autograd(_backward, setup_context=_setup_context)

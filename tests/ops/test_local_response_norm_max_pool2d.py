@@ -110,6 +110,8 @@ def test_is_the_two_ops_to_the_bit(special, dtype, memory_format, case):
     ours, our_switches = op(x, *norm, *window, ceil_mode)
     assert same(ours, y) and torch.equal(our_switches, switches)
     assert our_switches.stride() == switches.stride()
+    without, none = op(x, *norm, *window, ceil_mode, False)
+    assert same(without, y) and none.numel() == 0
     assert same(op_backward(g, x, switches, *norm, *window), dx)
 
 

@@ -90,6 +90,33 @@ def test_switches_are_the_references_in_both_formats(window):
             assert switches.stride() == values.stride()
 
 
+@pytest.mark.parametrize("window", WINDOWS, ids=str)
+@pytest.mark.parametrize("memory_format", FORMATS, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_values_are_the_same_without_switches(dtype, memory_format, window):
+    x = tied(2, 19, 11, 14, dtype=dtype, memory_format=memory_format)
+    x[0, 3, 5], x[1, 18, 2, 2] = torch.nan, torch.inf
+    x[1, 18, 3, 3] = -torch.inf
+    values, switches = op(x, *window, False)
+    assert switches.numel() == 0
+    torch.testing.assert_close(values, op(x, *window)[0], rtol=0, atol=0, equal_nan=True)
+
+
+def test_records_where_a_gradient_may_come_back():
+    x = sample(1, 2, 6, 6).requires_grad_()
+    ones = torch.ones(1, 2, 1, 1)
+    recorded = torch.zeros_like(x).masked_fill_(x == x.amax((2, 3), keepdim=True), 1)
+    for compute in (
+        lambda: torch.autograd.grad(max_pool2d(x, 6).sum(), x)[0],
+        lambda: torch.func.grad(lambda x: max_pool2d(x, 6).sum())(x.detach()),
+        lambda: torch.func.vjp(lambda x: max_pool2d(x, 6), x.detach())[1](ones)[0],
+    ):
+        assert torch.equal(compute(), recorded)
+    with torch.no_grad():
+        values, switches = max_pool2d_with_switches(x, 6)
+        assert switches.shape == values.shape
+
+
 def test_output_sizes_are_torchs():
     for size in range(1, 12):
         x = sample(1, 1, size, 7)
@@ -188,6 +215,7 @@ def test_empty_batch(memory_format):
 def test_standard_proofs(memory_format):
     x = sample(2, 5, 7, 6, memory_format=memory_format).requires_grad_()
     standard_proofs(op, x, *WINDOWS[2])
+    standard_proofs(op, x.detach(), *WINDOWS[2], False)
 
 
 @pytest.mark.parametrize("memory_format", FORMATS, ids=str)

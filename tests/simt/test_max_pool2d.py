@@ -15,12 +15,12 @@ CASES = {
 }
 
 
-def pooled(x, case, last, misaligned=False):
+def pooled(x, case, last, misaligned=False, entry="run", results=(torch.uint8,)):
     _, *window, ceil_mode = case
     ints, shape = simt.pool2d_ints(x.shape, *window, ceil_mode, last=last)
-    outputs = [(shape, x.dtype), (shape, torch.uint8)]
+    outputs = [(shape, dtype) for dtype in (x.dtype, *results)]
     return simt.run(
-        "max_pool2d", [x], outputs, dtype=x.dtype, ints=ints, channels_last=last,
+        "max_pool2d", [x], outputs, entry=entry, dtype=x.dtype, ints=ints, channels_last=last,
         misaligned=misaligned,
     )  # fmt: skip
 
@@ -36,6 +36,14 @@ def assert_equals_cpu(x, case, last, misaligned=False):
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_equals_cpu(case, dtype, last):
     assert_equals_cpu(sample(*case[0], dtype=dtype), case, last)
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_without_switches(case, last):
+    x = sample(*case[0])
+    (values,) = pooled(x, case, last, entry="values", results=())
+    assert torch.equal(values, torch.ops.fastconv.max_pool2d(x, *case[1:])[0])
 
 
 @pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels_last"])

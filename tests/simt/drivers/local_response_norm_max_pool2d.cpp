@@ -23,6 +23,9 @@ int main() {
       if (r.entry == "forward") {
         return launch_norm_pool(first, r.pointer<scalar_t>(1), r.pointer<uint8_t>(2), p, nullptr);
       }
+      if (r.entry == "values") {
+        return launch_norm_pool<scalar_t>(first, r.pointer<scalar_t>(1), nullptr, p, nullptr);
+      }
       return launch_norm_pool_backward(first, r.pointer<const scalar_t>(1),
                                        r.pointer<const uint8_t>(2), r.pointer<scalar_t>(3), p,
                                        nullptr);

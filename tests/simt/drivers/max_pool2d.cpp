@@ -9,8 +9,9 @@ int main() {
   return simt::serve([](const simt::Request& r) {
     return simt::with_dtype(r.dtype, [&](auto scalar) {
       using scalar_t = decltype(scalar);
-      return launch_max_pool2d(r.pointer<const scalar_t>(0), r.pointer<scalar_t>(1),
-                               r.pointer<uint8_t>(2), simt::pool2d_of(r), nullptr);
+      uint8_t* switches = r.entry == "values" ? nullptr : r.pointer<uint8_t>(2);
+      return launch_max_pool2d(r.pointer<const scalar_t>(0), r.pointer<scalar_t>(1), switches,
+                               simt::pool2d_of(r), nullptr);
     });
   });
 }
