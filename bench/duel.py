@@ -81,7 +81,7 @@ def op_functions(options: dict) -> dict:
     import torch
     from cases import cases
     from report import FORMATS as MEMORY_FORMATS
-    from report import both_ways, first_of
+    from report import both_ways
 
     functions = {}
     for case in cases(options["batch"], options["op"]):
@@ -96,7 +96,8 @@ def op_functions(options: dict) -> dict:
         layout = MEMORY_FORMATS[options["layout"]]
         tensors = [t.contiguous(memory_format=layout) if t.dim() == 4 else t for t in tensors]
         leaves = [tensors[i].requires_grad_() for i in case.learns]
-        gradient = torch.ones_like(first_of(case.ours(*tensors)).detach())
+        result = case.ours(*tensors)
+        gradient = torch.ones_like(result[0] if isinstance(result, tuple) else result)
 
         def forward(case=case, tensors=tensors):
             with torch.no_grad():

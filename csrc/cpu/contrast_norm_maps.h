@@ -92,6 +92,18 @@ static void for_elements(const ContrastShape& shape, int64_t begin, int64_t end,
   }
 }
 
+// body(i, lane of i, part) over the elements [begin, end) of a statistic, whole rows.
+template <typename acc_t, class F>
+static void for_lanes(const ContrastShape& shape, int64_t begin, int64_t end, const F& body) {
+  if (shape.lanes == 1) {
+    for_parts<acc_t>(begin, end, [&](int64_t i, auto part) { body(i, 0, part); });
+    return;
+  }
+  for (int64_t first = begin; first < end; first += shape.lanes) {
+    for_parts<acc_t>(0, shape.lanes, [&](int64_t l, auto part) { body(first + l, l, part); });
+  }
+}
+
 // At each position in [begin, end): add(at, sums) for each map, then finish(at, sums).
 template <int kSums, typename acc_t, class Add, class Finish>
 static void sum_over_maps(const ContrastShape& shape, int64_t begin, int64_t end, const Add& add,

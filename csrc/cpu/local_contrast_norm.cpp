@@ -96,7 +96,9 @@ static void run(const ContrastProblem& p, const ContrastBackward<scalar_t>& b,
                 std::initializer_list<ContrastBackwardStep> steps) {
   using acc_t = accumulate_t<scalar_t>;
   for (ContrastBackwardStep step : steps) {
-    for_rows(p, b.horizontal, 0, [&](acc_t* line, int64_t begin, int64_t end) {
+    const bool sweeps = step == ContrastBackwardStep::sweep;
+    const int64_t more = sweeps ? sweep_back_room(p.shape, b.vertical) : 0;
+    for_rows(p, b.horizontal, more, [&](acc_t* line, int64_t begin, int64_t end) {
       FASTCONV_ISA_CALL(local_contrast_norm_backward(step, b, line, begin, end));
     });
   }
@@ -180,20 +182,25 @@ static void backward_images(const ContrastProblem& p, const Tensor& g, const Ten
   const ContrastShape& shape = p.shape;
   const int64_t plane = shape.plane();
   for_images(p, [&](int64_t begin, int64_t end) {
-    Scratch<acc_t> scratch((p.across_maps ? 4 : 6) * plane + shape.height * shape.lanes +
-                           2 * (shape.lanes + kSlack));
+    const bool alone = shape.maps == 1;
+    const int64_t planes = (p.across_maps ? 0 : 2) + (alone ? 0 : 4);
+    Scratch<acc_t> scratch(planes * plane + shape.height * shape.lanes +
+                           3 * (shape.lanes + kSlack));
     ContrastForward<scalar_t> f{};
     blur.hand_to(f, p);
     ContrastBackward<scalar_t> b{};
     adjoint.hand_to(b, p);
     b.output_bytes = grad_input.numel() * int64_t(sizeof(scalar_t));
-    b.inverse = f.work = scratch.take(plane);
-    b.direct = scratch.take(plane);
-    b.spread = scratch.take(plane);
-    b.change = scratch.take(plane);
+    if (!alone) {
+      b.inverse = scratch.take(plane);
+      b.direct = scratch.take(plane);
+      b.spread = scratch.take(plane);
+      b.change = scratch.take(plane);
+    }
     b.row_sums = f.row_sums = scratch.take(shape.height * shape.lanes);
     b.floor = f.floor = scratch.take(shape.lanes + kSlack);
     b.floor_share = scratch.take(shape.lanes + kSlack);
+    b.inverse_floor = scratch.take(shape.lanes + kSlack);
     if (!p.across_maps) {
       f.mean = scratch.take(plane);
       f.deviation = scratch.take(plane);
@@ -214,9 +221,15 @@ static void backward_images(const ContrastProblem& p, const Tensor& g, const Ten
       b.mean = f.mean;
       b.deviation = f.deviation;
       find_floor(p, f.row_sums, f.floor);
-      run(p, b, {Back::gather});
+      std::transform(f.floor, f.floor + shape.lanes + kSlack, b.inverse_floor,
+                     [](acc_t floor) { return acc_t(1) / floor; });
+      run(p, b, {alone ? Back::sum_floor : Back::gather});
       share_floor(p, b.row_sums, b.floor, b.floor_share);
-      run(p, b, {Back::through_deviation, Back::through_mean, Back::add_up});
+      if (alone) {
+        run(p, b, {Back::sweep});
+      } else {
+        run(p, b, {Back::through_deviation, Back::through_mean, Back::add_up});
+      }
     }
   });
 }

@@ -38,13 +38,22 @@ struct ContrastBackward {
   acc_t* row_sums;                            // [height][lanes]: what reaches the floor
   const acc_t* floor;
   acc_t* floor_share;  // of the lanes: the gradient of each deviation through the floor
+  acc_t* inverse_floor;
 };
 
-// Each step needs the one before finished for all rows; a call does the rows [begin, end). One map
-// alone takes the first, several maps the three after it. `line` begins with room for a padded row,
-// all 0; for `sweep` it goes on with sweep_room().
+// Each step needs the one before finished for all rows; a call does the rows [begin, end). Forward,
+// one map alone takes the first, several maps the three after it; backward, one map the first two,
+// several maps the others. `line` begins with room for a padded row, all 0; for `sweep` it goes on
+// with sweep_room() or sweep_back_room().
 enum class ContrastForwardStep { sweep, average_maps, subtract_mean, deviate, sum_rows, divide };
-enum class ContrastBackwardStep { gather, through_deviation, through_mean, add_up };
+enum class ContrastBackwardStep {
+  sum_floor,
+  sweep,
+  gather,
+  through_deviation,
+  through_mean,
+  add_up
+};
 
 // Elements of a padded row.
 template <typename acc_t>
@@ -60,6 +69,12 @@ static int64_t ring_rows(const Band<acc_t>& vertical) {
 template <typename acc_t>
 static int64_t sweep_room(const ContrastShape& shape, const Band<acc_t>& vertical) {
   return (2 * ring_rows(vertical) + 1) * shape.row();
+}
+
+// Backward, three.
+template <typename acc_t>
+static int64_t sweep_back_room(const ContrastShape& shape, const Band<acc_t>& vertical) {
+  return 3 * ring_rows(vertical) * shape.row();
 }
 
 FASTCONV_FOR_EACH_ISA(

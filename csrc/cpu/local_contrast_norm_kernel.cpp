@@ -128,19 +128,13 @@ static void sweep(const ContrastForward<scalar_t>& f, accumulate_t<scalar_t>* li
 // output = v / d, of one map alone.
 template <typename scalar_t>
 static void divide_map(const ContrastForward<scalar_t>& f, int64_t begin, int64_t end) {
-  using acc_t = accumulate_t<scalar_t>;
-  const bool lanes_differ = f.shape->lanes > 1;
-  const int64_t run = lanes_differ ? f.shape->lanes : end - begin;
-  for (int64_t first = begin; first < end; first += run) {
-    for_parts<acc_t>(0, run, [&](int64_t l, auto part) {
-      const int64_t i = first + l;
-      const auto s = load_part(f.deviation + i, part);
-      const auto floor = load_part(f.floor + (lanes_differ ? l : 0), part);
-      const auto v = load_part(f.input + i, part) - load_part(f.mean + i, part);
-      store_result_part(v / divisor<decltype(s + s)>(s, floor), f.output + i, part,
-                        is_large_result(f.output_bytes));
-    });
-  }
+  for_lanes<accumulate_t<scalar_t>>(*f.shape, begin, end, [&](int64_t i, int64_t lane, auto part) {
+    const auto s = load_part(f.deviation + i, part);
+    const auto floor = load_part(f.floor + lane, part);
+    const auto v = load_part(f.input + i, part) - load_part(f.mean + i, part);
+    store_result_part(v / divisor<decltype(s + s)>(s, floor), f.output + i, part,
+                      is_large_result(f.output_bytes));
+  });
   if (is_large_result(f.output_bytes)) finish_stores_past_caches();
 }
 
@@ -194,7 +188,78 @@ void local_contrast_norm_forward(ContrastForwardStep step, const ContrastForward
   }
 }
 
-// ---- Backward ----
+// ---- Backward, one map alone ----
+
+// row_sums = -D, summed over the positions of a row where s <= floor, so that d is the floor.
+template <typename scalar_t>
+static void sum_floor(const ContrastBackward<scalar_t>& b, accumulate_t<scalar_t>* line,
+                      int64_t y) {
+  using acc_t = accumulate_t<scalar_t>;
+  const int64_t row = b.shape->row(), lanes = b.shape->lanes;
+  for_lanes<acc_t>(*b.shape, y * row, (y + 1) * row, [&](int64_t i, int64_t lane, auto part) {
+    const auto s = load_part(b.deviation + i, part), floor = load_part(b.floor + lane, part);
+    const auto v = load_part(b.input + i, part) - load_part(b.mean + i, part);
+    const auto product = load_part(b.grad_output + i, part) * v;
+    store_part(s > floor ? decltype(s + s){} : product, line + i - y * row, part);
+  });
+  acc_t* sums = b.row_sums + y * lanes;
+  sum_row(line, sums, b.shape->width, lanes);
+  for (int64_t l = 0; l < lanes; ++l) sums[l] *= -b.inverse_floor[l] * b.inverse_floor[l];
+}
+
+// From the gradient of y to that of x in one sweep, each step a window behind the one before:
+// t / s blurred along rows; h, from that blurred along columns; h blurred along rows, then along
+// columns. `rings`: sweep_back_room().
+template <typename scalar_t>
+static void sweep_back(const ContrastBackward<scalar_t>& b, accumulate_t<scalar_t>* line,
+                       accumulate_t<scalar_t>* rings, int64_t begin, int64_t end) {
+  using acc_t = accumulate_t<scalar_t>;
+  const int64_t row = b.shape->row(), lanes = b.shape->lanes, height = b.shape->height;
+  const int64_t radius = b.vertical.radius, rows = ring_rows(b.vertical);
+  acc_t* middle = line + b.horizontal.radius * lanes;
+  acc_t *half_ratios = rings, *half_h = half_ratios + rows * row;
+  acc_t* h_rows = half_h + rows * row;  // g / d, then h
+  int64_t taken = max_of(0, begin - 2 * radius), joined = max_of(0, begin - radius);
+  for (int64_t y = begin; y < end; ++y) {
+    for (; joined < min_of(height, y + radius + 1); ++joined) {
+      for (; taken < min_of(height, joined + radius + 1); ++taken) {
+        acc_t* direct = h_rows + taken % rows * row;
+        const int64_t first = taken * row;
+        for_lanes<acc_t>(*b.shape, first, first + row, [&](int64_t i, int64_t lane, auto part) {
+          const auto s = load_part(b.deviation + i, part), floor = load_part(b.floor + lane, part);
+          const auto v = load_part(b.input + i, part) - load_part(b.mean + i, part);
+          const auto g = load_part(b.grad_output + i, part);
+          const auto zero = decltype(s + s){}, inverse = acc_t(1) / s;
+          const auto change = s > floor ? g * v * inverse * inverse : zero;
+          const auto t = load_part(b.floor_share + lane, part) - change;
+          store_part(s > zero ? t * inverse : zero, middle + i - first, part);
+          const auto inverse_floor = load_part(b.inverse_floor + lane, part);
+          store_part(g * ((s > floor) | (s != s) ? inverse : inverse_floor), direct + i - first,
+                     part);
+        });
+        blur_line<false>(line, half_ratios + taken % rows * row, b.horizontal, lanes);
+      }
+      const int64_t first = joined * row;
+      acc_t* h_row = h_rows + joined % rows * row;
+      blur_columns<false>(
+          half_ratios, rows, b.vertical, row, joined, [&](int64_t i, auto part, auto r) {
+            const auto v =
+                load_part(b.input + first + i, part) - load_part(b.mean + first + i, part);
+            store_part(load_part(h_row + i, part) + v * r, middle + i, part);
+          });
+      memcpy(h_row, middle, row * sizeof(acc_t));
+      blur_line<false>(line, half_h + joined % rows * row, b.horizontal, lanes);
+    }
+    const acc_t* h_row = h_rows + y % rows * row;
+    blur_columns<false>(half_h, rows, b.vertical, row, y, [&](int64_t i, auto part, auto sum) {
+      store_result_part(load_part(h_row + i, part) - sum, b.grad_input + y * row + i, part,
+                        is_large_result(b.output_bytes));
+    });
+  }
+  if (is_large_result(b.output_bytes)) finish_stores_past_caches();
+}
+
+// ---- Backward, several maps ----
 
 // inverse = 1 / d; direct = sum_m g_m / d; spread = sum_m v_m; change = -D.
 template <typename scalar_t>
@@ -274,6 +339,12 @@ void local_contrast_norm_backward(ContrastBackwardStep step, const ContrastBackw
   const int64_t row = b.shape->row(), lanes = b.shape->lanes;
   acc_t* middle = line + b.horizontal.radius * lanes;
   switch (step) {
+    case ContrastBackwardStep::sum_floor:
+      for (int64_t y = begin; y < end; ++y) sum_floor(b, middle, y);
+      break;
+    case ContrastBackwardStep::sweep:
+      sweep_back(b, line, line + padded_row(*b.shape, b.horizontal), begin, end);
+      break;
     case ContrastBackwardStep::gather:
       for_rows_in_turn(*b.shape, begin, end, [&](int64_t first, int64_t last) {
         gather(b, first * row, last * row);
