@@ -14,11 +14,27 @@ namespace fastconv {
 // A square matrix that is zero but for the diagonals -radius ... radius, diagonal after diagonal:
 // weights[k * size + i] multiplies element i + k - radius in result i. With lanes > 1 the matrix
 // acts on `lanes` interleaved vectors at once, and each weight stands `lanes` times in a row.
+// The results [even_begin, even_end) have the same weights: those far enough from the borders.
 template <typename acc_t>
 struct Band {
   int64_t size, radius;  // size: of the vector, times lanes
   const acc_t* weights;
+  int64_t even_begin, even_end;
 };
+
+template <typename acc_t>
+static Band<acc_t> band_of(int64_t size, int64_t radius, const acc_t* weights) {
+  const auto like_middle = [&](int64_t i) {
+    for (int64_t k = 0; k <= 2 * radius; ++k) {
+      if (weights[k * size + i] != weights[k * size + size / 2]) return false;
+    }
+    return true;
+  };
+  int64_t begin = size / 2, end = begin + 1;
+  while (begin > 0 && like_middle(begin - 1)) --begin;
+  while (end < size && like_middle(end)) ++end;
+  return {size, radius, weights, begin, end};
+}
 
 // The radius that a window of `kernel_size` (odd) needs on an axis of `size` elements.
 FASTCONV_INLINE int64_t band_radius(int64_t kernel_size, int64_t size) {

@@ -98,11 +98,13 @@ static void blur_columns(const acc_t* map, acc_t* to, const Band<acc_t>& band, i
 template <bool kRelative, typename acc_t>
 static void blur_line(const acc_t* line, acc_t* to, const Band<acc_t>& band, int64_t lanes) {
   const int64_t taps = 2 * band.radius + 1, middle = band.radius * lanes;
-  if (lanes >= Vec<acc_t>::kLanes) {  // that many elements have the same weights
-    for (int64_t i = 0; i < band.size; i += lanes) {
+  if (lanes >= Vec<acc_t>::kLanes) {  // that many elements, or all but the border's, in one run
+    int64_t end;
+    for (int64_t i = 0; i < band.size; i = end) {
+      end = i == band.even_begin ? band.even_end : i + lanes;
       const auto put = [&](int64_t l, auto part, auto sum) { store_part(sum, to + i + l, part); };
       blur_run<kRelative, acc_t>({line + i, lanes}, line + middle + i, band.weights + i, band.size,
-                                 taps, lanes, put);
+                                 taps, end - i, put);
     }
     return;
   }
