@@ -140,10 +140,20 @@ class Panel {
     const scalar_t* from = memory + sum.offset[stretch.begin];
     if (inside(stretch.box)) {
       for (int i = 0; i < kWidth; ++i) rows[i] = from + offset[i];
-    } else {
-      for (int i = 0; i < kWidth; ++i) {
-        rows[i] = inside(i, stretch.box.top, stretch.box.left) ? from + offset[i] : zeros;
-      }
+      return;
+    }
+    // Without branches, which nothing could foretell at the borders.
+    int_t in[kVectors * kLanes];
+    for (int v = 0; v < kVectors; ++v) {
+      const auto lanes = inside(load_int(y + v * kLanes) + stretch.box.top,
+                                load_int(x + v * kLanes) + stretch.box.left);
+      memcpy(in + v * kLanes, &lanes, sizeof lanes);
+    }
+    const auto outside = reinterpret_cast<intptr_t>(zeros),
+               first = reinterpret_cast<intptr_t>(from);
+    for (int i = 0; i < kWidth; ++i) {
+      const intptr_t apart = first + offset[i] * intptr_t(sizeof(scalar_t)) - outside;
+      rows[i] = reinterpret_cast<const scalar_t*>(outside + (apart & intptr_t(in[i])));
     }
   }
 

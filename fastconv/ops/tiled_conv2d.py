@@ -119,9 +119,15 @@ def _fake_weight_grad(grad_output, input, weight_size, stride, padding, groups):
 def _bias_grad(grad_output, tiles_h, tiles_w):
     """The sum over all pixels of each tile, (Th, Tw, O)."""
     height, width = grad_output.shape[2:]
-    whole = F.pad(grad_output, (0, -width % tiles_w, 0, -height % tiles_h))
-    whole = whole.unflatten(3, (-1, tiles_w)).unflatten(2, (-1, tiles_h))
-    return whole.sum((0, 2, 4)).permute(1, 2, 0)
+    dtype = torch.promote_types(grad_output.dtype, torch.float32)
+    # Over the batch first, as it lies in memory: the image that is left is small.
+    if _is_channels_last(grad_output):
+        image = grad_output.permute(0, 2, 3, 1).sum(0, dtype=dtype).permute(2, 0, 1)
+    else:
+        image = grad_output.sum(0, dtype=dtype)
+    whole = F.pad(image, (0, -width % tiles_w, 0, -height % tiles_h))
+    whole = whole.unflatten(2, (-1, tiles_w)).unflatten(1, (-1, tiles_h))
+    return whole.sum((1, 3)).permute(1, 2, 0).to(grad_output.dtype)
 
 
 # As for conv2d, the derivatives of each of the three ops are the other two.
