@@ -1,4 +1,6 @@
 // The convolution of csrc/cpu/winograd.h: folding, filters and outputs.
+#include <algorithm>
+
 #include "cpu/buffer.h"
 #include "cpu/parts.h"
 #include "cpu/winograd_tiles.h"
@@ -205,6 +207,46 @@ static void multiply_chunks(const acc_t* a, const acc_t* b, const int32_t* chunk
   }
 }
 
+// The same for a panel's two vectors of columns and the first of the next panel, `b_next` and
+// `c_next` elements further: one vector alone would wait for the loads of its rows. Half of the
+// rows at a time, whose sums fit into the registers.
+template <typename acc_t>
+static void multiply_chunks_of_three(const acc_t* a, const acc_t* b, int64_t b_next,
+                                     const int32_t* chunks, int64_t count, acc_t* c,
+                                     int64_t c_next) {
+  using G = Gemm<acc_t>;
+  constexpr int kHalf = G::kRows / 2, kLanes = kLanesOf<acc_t>;
+  static_assert(G::kVectors == 2);
+  const int64_t together = count <= 3 ? 3 : G::kChain / kWinogradChunk;
+  for (int half = 0; half < 2; ++half) {
+    acc_t* to = c + half * kHalf * G::kCols;
+    for (int64_t i = 0; i == 0 || i < count; i += together) {
+      vec_t<acc_t> sum[kHalf][3] = {};
+      for (int64_t j = i; j < min_of(i + together, count); ++j) {
+        const acc_t* row = a + (chunks[j] * G::kRows + half * kHalf) * kWinogradChunk;
+        const acc_t* column = b + chunks[j] * kWinogradChunk * G::kCols;
+        for (int k = 0; k < kWinogradChunk; ++k, ++row, column += G::kCols) {
+          const vec_t<acc_t> columns[3] = {load(column), load(column + kLanes),
+                                           load(column + b_next)};
+#pragma GCC unroll 6
+          for (int r = 0; r < kHalf; ++r) {
+#pragma GCC unroll 3
+            for (int v = 0; v < 3; ++v) sum[r][v] += columns[v] * row[r * kWinogradChunk];
+          }
+        }
+      }
+#pragma GCC unroll 6
+      for (int r = 0; r < kHalf; ++r) {
+#pragma GCC unroll 3
+        for (int v = 0; v < 3; ++v) {
+          acc_t* at = to + r * G::kCols + (v < 2 ? v * kLanes : c_next);
+          store(i == 0 ? sum[r][v] : load(at) + sum[r][v], at);
+        }
+      }
+    }
+  }
+}
+
 template <typename scalar_t>
 class OutputKernel {
  public:
@@ -226,7 +268,8 @@ class OutputKernel {
         inputs(kWinogradElements * input_size),
         products(kWinogradElements * product_size),
         places(p.together),
-        chunks(sum / kWinogradChunk) {}
+        chunks(kWinogradElements * panels * (sum / kWinogradChunk)),
+        listed(kWinogradElements * panels) {}
 
   bool run(int64_t unit) {
     const int64_t group = p.group(unit), part = p.column_part(unit), first = p.first_tile(unit);
@@ -241,6 +284,10 @@ class OutputKernel {
       const int64_t panel = block * kPanelsTogether, most = min_of(kPanelsTogether, panels - panel);
       for (int e = 0; e < kWinogradElements; ++e) {
         for (int64_t j = 0; j < most; ++j) {
+          if (is_panel_and_a_vector(e, panel + j, most - j)) {
+            multiply_panel_and_a_vector(group, e, panel + j, j);
+            break;
+          }
           const int64_t next =
               j + 1 < most ? panel_size() : p.transformed_size() - j * panel_size();
           multiply(group, e, panel + j, j, next);
@@ -265,7 +312,7 @@ class OutputKernel {
   // elements further in memory comes from the third cache, and is asked for while this one's first
   // rows are multiplied.
   void multiply(int64_t group, int e, int64_t panel, int64_t j, int64_t next) {
-    const int64_t listed = list_chunks(e, panel);
+    const Chunks chunks = chunks_of(e, panel);
     const acc_t* b = static_cast<const acc_t*>(p.transformed) +
                      (group * kWinogradElements + e) * p.transformed_size() + panel * panel_size();
     const bool narrow = p.columns - panel * G::kCols <= kLanes;
@@ -274,24 +321,54 @@ class OutputKernel {
       const int64_t ahead = i == 0 ? next : 0;
       acc_t* c = products.data() + e * product_size + (j * room + i) * G::kCols;
       if (narrow) {
-        multiply_chunks<acc_t, 1>(a, b, chunks.data(), listed, ahead, c);
+        multiply_chunks<acc_t, 1>(a, b, chunks.begin, chunks.count, ahead, c);
       } else {
-        multiply_chunks<acc_t, G::kVectors>(a, b, chunks.data(), listed, ahead, c);
+        multiply_chunks<acc_t, G::kVectors>(a, b, chunks.begin, chunks.count, ahead, c);
       }
     }
   }
 
+  // Whether the panels `panel` and the next are the last of `most`, three vectors of columns with
+  // the same chunks.
+  bool is_panel_and_a_vector(int e, int64_t panel, int64_t most) {
+    const int64_t columns = p.columns - panel * G::kCols;
+    if (most != 2 || columns <= G::kCols || columns > G::kCols + kLanes) return false;
+    const Chunks first = chunks_of(e, panel), second = chunks_of(e, panel + 1);
+    return first.count == second.count &&
+           std::equal(first.begin, first.begin + first.count, second.begin);
+  }
+  void multiply_panel_and_a_vector(int64_t group, int e, int64_t panel, int64_t j) {
+    const Chunks chunks = chunks_of(e, panel);
+    const acc_t* b = static_cast<const acc_t*>(p.transformed) +
+                     (group * kWinogradElements + e) * p.transformed_size() + panel * panel_size();
+    for (int64_t i = 0; i < count; i += G::kRows) {
+      multiply_chunks_of_three(
+          input_of(i) + e * input_size, b, panel_size(), chunks.begin, chunks.count,
+          products.data() + e * product_size + (j * room + i) * G::kCols, room * G::kCols);
+    }
+  }
+
   // The chunks of the sum in which element e of the panel's filters is not 0.
-  int64_t list_chunks(int e, int64_t panel) {
+  struct Chunks {
+    const int32_t* begin;
+    int64_t count;
+  };
+  Chunks chunks_of(int e, int64_t panel) {
+    const int64_t list = e * panels + panel;
+    int32_t* begin = chunks.data() + list * (sum / kWinogradChunk);
+    if (listed[list] == 0) listed[list] = 1 + list_chunks(e, panel, begin);
+    return {begin, listed[list] - 1};
+  }
+  int64_t list_chunks(int e, int64_t panel, int32_t* list) const {
     const Presence present(p.filter);
     const int64_t depth = p.input.depth;
-    int64_t listed = 0;
+    int64_t count = 0;
     for (int64_t k = 0; k < sum; k += kWinogradChunk) {
       const int64_t begin = p.filter.turned ? panel * G::kCols : k % depth;
       const int64_t end = begin + (p.filter.turned ? int64_t(G::kCols) : kWinogradChunk);
-      if (present(e, k / depth, begin, end)) chunks[listed++] = int32_t(k / kWinogradChunk);
+      if (present(e, k / depth, begin, end)) list[count++] = int32_t(k / kWinogradChunk);
     }
-    return listed;
+    return count;
   }
 
   // Columns [begin, end) of the four outputs of tile i.
@@ -363,8 +440,9 @@ class OutputKernel {
   Buffer<acc_t> inputs;    // (element, kRows tiles, chunk of the sum, tile, kWinogradChunk)
   Buffer<acc_t> products;  // (element, panel, tile, column)
   Buffer<TilePlace> places;
-  Buffer<int32_t> chunks;
-  int64_t count = 0;  // of the unit's tiles
+  Buffer<int32_t> chunks;  // (element, panel, list), once they were asked for
+  Buffer<int64_t> listed;  // of each list 1 + its length, or 0
+  int64_t count = 0;       // of the unit's tiles
   vector_t check{};
 };
 
