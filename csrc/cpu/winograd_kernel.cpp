@@ -269,7 +269,10 @@ class OutputKernel {
         products(kWinogradElements * product_size),
         places(p.together),
         chunks(kWinogradElements * panels * (sum / kWinogradChunk)),
-        listed(kWinogradElements * panels) {}
+        listed(kWinogradElements * panels),
+        last_elements(p.filter.blocks(0) * p.filter.blocks(1)) {
+    list_last_elements(p.filter, last_elements.data());
+  }
 
   bool run(int64_t unit) {
     const int64_t group = p.group(unit), part = p.column_part(unit), first = p.first_tile(unit);
@@ -277,7 +280,7 @@ class OutputKernel {
     for (int64_t i = 0; i < count; ++i) {
       places[i] = place_of(first + i, p.tiles);
       transform_inputs<kWinogradChunk>(pixels, p.filter, places[i], group, input_of(i), input_size,
-                                       G::kRows * kWinogradChunk);
+                                       G::kRows * kWinogradChunk, last_elements.data());
     }
     check = vector_t{};
     for (int64_t block = p.first_block(part); block < p.first_block(part + 1); ++block) {
@@ -442,7 +445,8 @@ class OutputKernel {
   Buffer<TilePlace> places;
   Buffer<int32_t> chunks;  // (element, panel, list), once they were asked for
   Buffer<int64_t> listed;  // of each list 1 + its length, or 0
-  int64_t count = 0;       // of the unit's tiles
+  Buffer<LastElements> last_elements;
+  int64_t count = 0;  // of the unit's tiles
   vector_t check{};
 };
 

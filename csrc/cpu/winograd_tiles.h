@@ -150,36 +150,67 @@ class Pixels {
   Buffer<acc_t> zeros;  // a pixel outside the image
 };
 
-// The rows [kTop, kBottom) of Bt d B, for one tile: their element e of the sum's index k goes to
-// to[e * e_step + k / kWidth * step + k % kWidth].
+// The rows [kTop, kBottom) and columns [0, kRight) of Bt d B, for one tile in one block of taps:
+// its element e of index d goes to to[e * e_step + d / kWidth * step + d % kWidth].
+template <int64_t kWidth, int kTop, int kBottom, int kRight, typename acc_t>
+static void transform_block(const acc_t* const* from, int64_t depth, int64_t first, acc_t* to,
+                            int64_t e_step, int64_t step) {
+  constexpr int kLanes = kLanesOf<acc_t>;
+  for (int64_t d = 0; d < depth; d += kLanes) {
+    vec_t<acc_t> v[kWinogradElements], rows[kWinogradElements];
+#pragma GCC unroll 16
+    for (int q = 0; q < kWinogradElements; ++q) v[q] = load(from[q] + d);
+#pragma GCC unroll 4
+    for (int r = kTop; r < kBottom; ++r) {
+#pragma GCC unroll 4
+      for (int s = 0; s < 4; ++s) rows[4 * (r - kTop) + s] = difference(v + s, 4, r);
+    }
+    const int64_t k = first + d;
+    acc_t* at = to + k / kWidth * step + k % kWidth;
+#pragma GCC unroll 16
+    for (int e = 0; e < 4 * (kBottom - kTop); ++e) {
+      if (e % 4 < kRight) store(difference(rows + e / 4 * 4, 1, e % 4), at + e * e_step);
+    }
+  }
+}
+
+// Of each block of taps: whether the last row and column of its elements are in any product.
+struct LastElements {
+  bool row, column;
+};
+static inline void list_last_elements(const Filter& f, LastElements* blocks) {
+  const Presence present(f);
+  for (int64_t block = 0; block < f.blocks(0) * f.blocks(1); ++block) {
+    blocks[block] = {present(4 * 3 + 1, block, 0, f.folded_channels()),
+                     present(4 * 1 + 3, block, 0, f.folded_channels())};
+  }
+}
+
+// All blocks of a tile. `last`, for whole tiles: what may be left out.
 template <int64_t kWidth, int kTop = 0, int kBottom = kWinogradTile, typename acc_t>
 static void transform_inputs(const Pixels<acc_t>& pixels, const Filter& f, const TilePlace& tile,
-                             int64_t group, acc_t* to, int64_t e_step, int64_t step) {
-  constexpr int kLanes = kLanesOf<acc_t>;
+                             int64_t group, acc_t* to, int64_t e_step, int64_t step,
+                             const LastElements* last = nullptr) {
   const int64_t depth = pixels.image.depth;
   int64_t k = 0;
   for (int64_t by = 0; by < f.blocks(0); ++by) {
-    for (int64_t bx = 0; bx < f.blocks(1); ++bx) {
+    for (int64_t bx = 0; bx < f.blocks(1); ++bx, k += depth) {
       const int64_t y = tile.y * kWinogradOutputs + by * kWinogradTaps;
       const int64_t x = tile.x * kWinogradOutputs + bx * kWinogradTaps;
       const acc_t* from[kWinogradElements];
       for (int q = 0; q < kWinogradElements; ++q) {
         from[q] = pixels.at(tile.n, y + q / 4, x + q % 4, group);
       }
-      for (int64_t d = 0; d < depth; d += kLanes, k += kLanes) {
-        vec_t<acc_t> v[kWinogradElements], rows[kWinogradElements];
-#pragma GCC unroll 16
-        for (int q = 0; q < kWinogradElements; ++q) v[q] = load(from[q] + d);
-#pragma GCC unroll 4
-        for (int r = kTop; r < kBottom; ++r) {
-#pragma GCC unroll 4
-          for (int s = 0; s < 4; ++s) rows[4 * (r - kTop) + s] = difference(v + s, 4, r);
-        }
-        acc_t* at = to + k / kWidth * step + k % kWidth;
-#pragma GCC unroll 16
-        for (int e = 0; e < 4 * (kBottom - kTop); ++e) {
-          store(difference(rows + e / 4 * 4, 1, e % 4), at + e * e_step);
-        }
+      const auto [row, column] =
+          last == nullptr ? LastElements{true, true} : last[by * f.blocks(1) + bx];
+      if (row && column) {
+        transform_block<kWidth, kTop, kBottom, 4>(from, depth, k, to, e_step, step);
+      } else if (row) {
+        transform_block<kWidth, 0, 4, 3>(from, depth, k, to, e_step, step);
+      } else if (column) {
+        transform_block<kWidth, 0, 3, 4>(from, depth, k, to, e_step, step);
+      } else {
+        transform_block<kWidth, 0, 3, 3>(from, depth, k, to, e_step, step);
       }
     }
   }
