@@ -192,8 +192,10 @@ class ResponseNormTiles {
   // The normalised tile, to where `to` says; `is_large`: the result that it is part of.
   void normalise(const scalar_t* input, const acc_t* line, scalar_t* output, const Tile& tile,
                  const Stretches& to, bool is_large) const {
+    const int64_t next = to_next(tile);
     with_scale([&](auto scale_at) {
       for_each_vector<acc_t>(tile, to, [&](int64_t i, int64_t o, int64_t at, auto n) {
+        __builtin_prefetch(input + i + next);
         const Divisors<power, vector_t> divisors(scale_at(line + at), p.beta);
         store_result_n(divisors.over_power(load_n(input + i, n)), output + o, n, is_large);
       });
@@ -203,8 +205,11 @@ class ResponseNormTiles {
   // The gradient's quotients and ratios; the gradient stands where `from` says.
   void divide_gradient(const scalar_t* grad_output, const scalar_t* input, const acc_t* line,
                        acc_t* direct, acc_t* ratio, const Tile& tile, const Stretches& from) const {
+    const int64_t next = to_next(tile);
     with_scale([&](auto scale_at) {
       for_each_vector<acc_t>(tile, from, [&](int64_t i, int64_t g, int64_t at, auto n) {
+        __builtin_prefetch(input + i + next);
+        __builtin_prefetch(grad_output + g + next);
         const Divisors<power, vector_t> divisors(scale_at(line + at), p.beta);
         const vector_t quotient = divisors.over_power(load_n(grad_output + g, n));
         store_n(quotient, direct + at, n);
@@ -230,6 +235,12 @@ class ResponseNormTiles {
   }
 
  private:
+  // From an element to the one that stands there in the next tile. A tile goes through the caches
+  // several times, and meanwhile the memory would have nothing to do.
+  int64_t to_next(const Tile& tile) const {
+    return p.channels_last ? tile.runs * tile.stride : tile.length;
+  }
+
   template <class F>
   void with_taps(const F& body) const {
     constexpr int64_t kUsual = 5;
