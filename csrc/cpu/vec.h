@@ -302,7 +302,17 @@ static inline to_t convert_lanes(from_t v) {
   }
 }
 
-#if defined(__AVX512F__)  // one instruction each
+// Bytes from and to integer lanes.
+template <typename acc_t>
+static inline int_vec_t<acc_t> lanes_of_bytes(typename Vec<acc_t>::byte_type bytes) {
+#if defined(__AVX512F__)  // one instruction
+  if constexpr (std::is_same_v<acc_t, float>) {
+    return (int_vec_t<acc_t>)_mm512_cvtepu8_epi32((__m128i)bytes);
+  }
+#endif
+  return convert_lanes<int_vec_t<acc_t>>(bytes);
+}
+#if defined(__AVX512F__)
 static inline Vec<float>::byte_type bytes_of(int_vec_t<float> v) {
   return (Vec<float>::byte_type)_mm512_cvtepi32_epi8((__m512i)v);
 }
@@ -322,7 +332,7 @@ static inline int_vec_t<acc_t> load_bytes_n(const uint8_t* p, int n) {
   } else {
     memcpy(&bytes, p, n);
   }
-  return convert_lanes<int_vec_t<acc_t>>(bytes);
+  return lanes_of_bytes<acc_t>(bytes);
 }
 template <typename acc_t>
 static inline void store_bytes_n(int_vec_t<acc_t> v, uint8_t* p, int n) {
