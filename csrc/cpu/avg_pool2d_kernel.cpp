@@ -26,6 +26,48 @@ static void fill_divisors(const AvgPool2d& avg, acc_t* divisors, bool inverse) {
   }
 }
 
+// A column of a window, added up: as many vectors of channels.
+template <typename acc_t, int kVectors>
+struct ColumnSums {
+  vec_t<acc_t> sum[kVectors] = {};
+};
+
+// The windows [begin, end) of a row, three pixels wide and two apart, all of them inside it: each
+// shares a column with the one before. r0, r1: constants where the windows are usual in height too.
+template <typename scalar_t, typename acc_t, class R0, class R1>
+static void pool_three_wide(const scalar_t* rows, scalar_t* output, const Pool2d& p, R0 r0, R1 r1,
+                            int64_t begin, int64_t end, const acc_t* divisors) {
+  constexpr int kLanes = Vec<acc_t>::kLanes;
+  const int64_t channels = p.channels, row = p.w.input * channels, next = p.h.stride * row;
+  const int64_t seen_h = taps_seen_before(p.h);
+  for_blocks_apart<acc_t>(channels, [&](int64_t c, auto block) {
+    using Column = ColumnSums<acc_t, decltype(block)::kVectors>;
+    const auto column_at = [&](int64_t x, bool is_new) {
+      Column column;
+      const scalar_t* at = rows + r0 * row + x * channels + c;
+#pragma GCC unroll 3
+      for (int64_t r = r0; r < r1; ++r, at += row) {
+        for (int k = 0; k < block.kVectors; ++k) {
+          column.sum[k] += load_part(at + k * kLanes, block.part);
+          if (is_new && r >= seen_h) __builtin_prefetch(at + k * kLanes + next);
+        }
+      }
+      return column;
+    };
+    int64_t x = p.w.start(begin);
+    Column left = column_at(x, false);
+    for (int64_t pw = begin; pw < end; ++pw, x += 2) {
+      const Column middle = column_at(x + 1, true), right = column_at(x + 2, true);
+      const vec_t<acc_t> divisor = splat(divisors[pw]);
+      for (int k = 0; k < block.kVectors; ++k) {
+        const vec_t<acc_t> sum = left.sum[k] + middle.sum[k] + right.sum[k];
+        store_part(sum / divisor, output + pw * channels + c + k * kLanes, block.part);
+      }
+      left = right;
+    }
+  });
+}
+
 template <typename scalar_t, typename acc_t>
 static void pool_row_channels_last(const scalar_t* image, scalar_t* output, const Pool2d& p,
                                    int64_t ph, const acc_t* divisors) {
@@ -33,7 +75,25 @@ static void pool_row_channels_last(const scalar_t* image, scalar_t* output, cons
   const int64_t r0 = p.h.first_tap(ph), r1 = p.h.end_tap(ph), row = p.w.input * p.channels;
   const int64_t next = p.h.stride * row;  // to the windows below, whose rows come from memory
   const int64_t seen_h = taps_seen_before(p.h), seen_w = taps_seen_before(p.w);
-  for (int64_t pw = 0; pw < p.w.output; ++pw) {
+  // The windows that pool_three_wide takes.
+  int64_t begin = 0, end = 0;
+  if (p.w.kernel == 3 && p.w.stride == 2) {
+    begin = p.w.first_tap(0) == 0 ? 0 : 1;
+    end = p.w.output;
+    while (end > begin && p.w.end_tap(end - 1) < 3) --end;
+  }
+  if (begin < end) {
+    const scalar_t* rows = image + p.h.start(ph) * row;
+    const acc_t* of_row = divisors + ph * p.w.output;
+    if (r0 == 0 && r1 == 3) {
+      constexpr std::integral_constant<int64_t, 0> none;
+      constexpr std::integral_constant<int64_t, 3> three;
+      pool_three_wide(rows, output, p, none, three, begin, end, of_row);
+    } else {
+      pool_three_wide(rows, output, p, r0, r1, begin, end, of_row);
+    }
+  }
+  for (int64_t pw = begin == 0 ? end : 0; pw < p.w.output; pw = pw + 1 == begin ? end : pw + 1) {
     const int64_t s0 = p.w.first_tap(pw), s1 = p.w.end_tap(pw);
     const scalar_t* window = image + p.h.start(ph) * row + p.w.start(pw) * p.channels;
     const vec_t<acc_t> divisor = splat(divisors[ph * p.w.output + pw]);
