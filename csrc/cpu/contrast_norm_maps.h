@@ -160,10 +160,11 @@ static void sum_row(const acc_t* row, acc_t* sums, int64_t width, int64_t lanes)
     for (; i < width; ++i) sums[0] += row[i];
     return;
   }
-  memcpy(sums, row, lanes * sizeof(acc_t));
-  for (int64_t x = 1; x < width; ++x) {
-    for (int64_t l = 0; l < lanes; ++l) sums[l] += row[x * lanes + l];
-  }
+  for_parts<acc_t>(0, lanes, [&](int64_t l, auto part) {
+    auto sum = load_part(row + l, part);
+    for (int64_t x = 1; x < width; ++x) sum += load_part(row + x * lanes + l, part);
+    store_part(sum, sums + l, part);
+  });
 }
 
 // body(first, last) over the positions [begin, end), so few together that the elements of all maps
