@@ -107,6 +107,7 @@ static void sweep(const ContrastForward<scalar_t>& f, accumulate_t<scalar_t>* li
       for (; taken < min_of(height, squared + radius + 1); ++taken) {
         const scalar_t* x = f.input + taken * row;
         for_parts<acc_t>(0, row, [&](int64_t i, auto part) {
+          __builtin_prefetch(x + row + i);  // the memory has nothing else to do until then
           store_part(load_part(x + i, part), middle + i, part);
         });
         blur_line<true>(line, half_mean + taken % rows * row, f.horizontal, lanes);
@@ -199,6 +200,7 @@ static void sum_floor(const ContrastBackward<scalar_t>& b, accumulate_t<scalar_t
   for_lanes<acc_t>(*b.shape, y * row, (y + 1) * row, [&](int64_t i, int64_t lane, auto part) {
     const auto s = load_part(b.deviation + i, part), floor = load_part(b.floor + lane, part);
     const auto v = load_part(b.input + i, part) - load_part(b.mean + i, part);
+    __builtin_prefetch(b.grad_output + i + row);
     const auto product = load_part(b.grad_output + i, part) * v;
     store_part(s > floor ? decltype(s + s){} : product, line + i - y * row, part);
   });
