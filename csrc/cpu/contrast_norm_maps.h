@@ -21,6 +21,10 @@ struct InPlanes {
     return load_part(maps + offset + position, Part{});
   }
   template <typename T>
+  void prefetch(const T* maps) const {
+    __builtin_prefetch(maps + offset + position);
+  }
+  template <typename T>
   auto first_map(const T* maps) const {
     return load_part(maps + position, Part{});
   }
@@ -49,6 +53,10 @@ struct Interleaved {
   template <typename T>
   auto element(const T* maps) const {
     return load_part(maps + first + offset, Part{});
+  }
+  template <typename T>
+  void prefetch(const T* maps) const {
+    __builtin_prefetch(maps + first + offset);
   }
   template <typename T>
   auto first_map(const T* maps) const {
@@ -169,10 +177,13 @@ static void sum_row(const acc_t* row, acc_t* sums, int64_t width, int64_t lanes)
 
 // body(first, last) over the positions [begin, end), so few together that the elements of all maps
 // there are near when they are read a second time.
+static inline int64_t near_positions(const ContrastShape& shape) {
+  return shape.interleaved ? 32 : kBlock;
+}
 template <class F>
 static void for_near_positions(const ContrastShape& shape, int64_t begin, int64_t end,
                                const F& body) {
-  const int64_t together = shape.interleaved ? 32 : kBlock;
+  const int64_t together = near_positions(shape);
   for (int64_t i = begin; i < end; i += together) body(i, min_of(end, i + together));
 }
 

@@ -41,6 +41,7 @@ template <typename scalar_t>
 static void average_maps(const ContrastForward<scalar_t>& f, int64_t begin, int64_t end) {
   using acc_t = accumulate_t<scalar_t>;
   const acc_t share = acc_t(1) / acc_t(f.shape->maps);
+  const int64_t next = near_positions(*f.shape) * (f.shape->interleaved ? f.shape->maps : 1);
   const auto add = [&](auto at, auto* sums) {
     sums[0] += at.element(f.input) - at.first_map(f.input);
   };
@@ -48,6 +49,7 @@ static void average_maps(const ContrastForward<scalar_t>& f, int64_t begin, int6
     at.put_statistic(at.first_map(f.input) + share * sums[0], f.work);
   };
   const auto add_square = [&](auto at, auto* sums) {
+    at.prefetch(f.input + next);
     const auto apart = at.element(f.input) - at.statistic(f.work);
     sums[0] += apart * apart;
   };
