@@ -137,11 +137,18 @@ def _pools(batch):
         def their_avg(x, pool=pool):
             return pool(F.avg_pool2d, x)
 
+        def our_sum(x, pool=pool):
+            return pool(fastconv.sum_pool2d, x)
+
+        def their_sum(x, pool=pool):
+            return pool(partial(F.avg_pool2d, divisor_override=1), x)
+
         # A switch is a byte: about a fourth or half of an element, counted as nothing.
         both = inputs + outputs
         yield case("max_pool2d", our_max, their_max, both, both)
         yield case("max_pool2d_with_switches", our_switches, their_indices, both, 0, learns=())
         yield case("avg_pool2d", our_avg, their_avg, both, both)
+        yield case("sum_pool2d", our_sum, their_sum, both, both)
         if padding or ceil_mode:
             continue  # the composition does without
 
