@@ -128,13 +128,14 @@ def _machine_table(report, ops):
         f"{facts['date']}, commit {facts['commit']}. Milliseconds, each side in its better memory "
         "format; above 1, fastconv is faster.",
         "",
-        "| shape | batch | pass | fastconv | torch | ratio |",
+        "| shape | batch | pass | fastconv | best peer | ratio |",
         "|---|---:|---|---:|---:|---:|",
     ]
     for row in rows:
         shape = row["shape"] if len(ops) == 1 else f"{row['op']}: {row['shape']}"
         ours, peer = row["ms"][row["ours"]], row["ms"][row["best peer"]]
-        numbers = f"{_short(ours)} | {_short(peer)} | {row['ratio']:.2f}"
+        kind = row["best peer"].split()[0]  # torch or compiled
+        numbers = f"{_short(ours)} | {_short(peer)} ({kind}) | {row['ratio']:.2f}"
         lines.append(f"| {shape} | {row['batch']} | {row['pass']} | {numbers} |")
     return "\n".join(lines)
 
