@@ -49,7 +49,7 @@ class ProductKernel {
         for (int64_t j = 0; j < cols.panels(); ++j) {
           acc_t* c = sums.data() + (i * cols.panels() + j) * kPanel;
           if (packed) {
-            multiply_panels(rows.panel(i), cols.panel(j), depth, c);
+            multiply_panels(rows.panel(i), cols.panel(j), depth, c, rows.count - i * G::kRows);
           } else if constexpr (std::is_same_v<scalar_t, acc_t>) {
             multiply_rows(rows_in_place, cols.panel(j), depth, c);
           }

@@ -88,14 +88,27 @@ static inline void multiply_chain(const acc_t* a, int64_t a_step, const acc_t* b
   sums.template store_to<true>(c);
 }
 
-// The same for any depth.
+// body(rows), a constant: how many of a panel's rows to multiply where `left` of them exist.
+template <typename acc_t, class F>
+static inline void with_rows(int64_t left, const F& body) {
+  constexpr int kRows = Gemm<acc_t>::kRows;
+  if (left <= kRows / 3) return body(std::integral_constant<int, kRows / 3>());
+  if (left <= 2 * kRows / 3) return body(std::integral_constant<int, 2 * kRows / 3>());
+  body(std::integral_constant<int, kRows>());
+}
+
+// The same for any depth, where `left` of the rows exist.
 template <typename acc_t>
-static inline void multiply_panels(const acc_t* a, const acc_t* b, int64_t depth, acc_t* c) {
+static inline void multiply_panels(const acc_t* a, const acc_t* b, int64_t depth, acc_t* c,
+                                   int64_t left = Gemm<acc_t>::kRows) {
   using G = Gemm<acc_t>;
-  for (int64_t k = 0; k < depth; k += G::kChain) {
-    const int64_t chain = depth - k < G::kChain ? depth - k : G::kChain;
-    multiply_chain(a + k * G::kRows, G::kRows, b + k * G::kCols, G::kCols, chain, c);
-  }
+  with_rows<acc_t>(left, [&](auto rows) {
+    for (int64_t k = 0; k < depth; k += G::kChain) {
+      const int64_t chain = depth - k < G::kChain ? depth - k : G::kChain;
+      multiply_chain<acc_t, G::kVectors, rows>(a + k * G::kRows, G::kRows, b + k * G::kCols,
+                                               G::kCols, chain, c);
+    }
+  });
 }
 
 // The same with rows in place: of each, kLanes elements of the sum lie side by side at rows[i], the

@@ -131,13 +131,13 @@ class GradientTiles {
 };
 
 // c += the products of the tiles [first, last), in chains.
-template <typename acc_t, int kVectors>
+template <typename acc_t, int kVectors, int kRows>
 static void multiply_tiles(const acc_t* a, int64_t a_step, const acc_t* b, int64_t first,
                            int64_t last, acc_t* c) {
   constexpr int64_t kChain = Gemm<acc_t>::kChain;
   for (int64_t t = first; t < last; t += kChain) {
-    multiply_chain<acc_t, kVectors>(a + t * a_step, a_step, b + t * kWinogradPanel, kWinogradPanel,
-                                    min_of(kChain, last - t), c);
+    multiply_chain<acc_t, kVectors, kRows>(a + t * a_step, a_step, b + t * kWinogradPanel,
+                                           kWinogradPanel, min_of(kChain, last - t), c);
   }
 }
 
@@ -159,11 +159,13 @@ static void multiply_panel(GradientTiles<acc_t>& tiles, int e, int64_t panel) {
       for (int64_t v = 0; v < width; v += G::kCols) {
         const acc_t* a = outputs + i * G::kRows;
         acc_t* c = sums + (v / G::kCols * row_panels + i) * G::kRows * G::kCols;
-        if (width - v <= kLanesOf<acc_t>) {
-          multiply_tiles<acc_t, 1>(a, tiles.pitch, inputs + v, first, last, c);
-        } else {
-          multiply_tiles<acc_t, G::kVectors>(a, tiles.pitch, inputs + v, first, last, c);
-        }
+        with_rows<acc_t>(p.filter.maps - i * G::kRows, [&](auto rows) {
+          if (width - v <= kLanesOf<acc_t>) {
+            multiply_tiles<acc_t, 1, rows>(a, tiles.pitch, inputs + v, first, last, c);
+          } else {
+            multiply_tiles<acc_t, G::kVectors, rows>(a, tiles.pitch, inputs + v, first, last, c);
+          }
+        });
       }
     }
   }
