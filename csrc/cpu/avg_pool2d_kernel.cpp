@@ -75,11 +75,10 @@ static void pool_row_channels_last(const scalar_t* image, scalar_t* output, cons
   const int64_t r0 = p.h.first_tap(ph), r1 = p.h.end_tap(ph), row = p.w.input * p.channels;
   const int64_t next = p.h.stride * row;  // to the windows below, whose rows come from memory
   const int64_t seen_h = taps_seen_before(p.h), seen_w = taps_seen_before(p.w);
-  // The windows that pool_three_wide takes.
-  int64_t begin = 0, end = 0;
+  int64_t begin = 0, end = 0;  // of the windows that pool_three_wide takes
   if (p.w.kernel == 3 && p.w.stride == 2) {
-    begin = p.w.first_tap(0) == 0 ? 0 : 1;
     end = p.w.output;
+    while (begin < end && p.w.first_tap(begin) > 0) ++begin;
     while (end > begin && p.w.end_tap(end - 1) < 3) --end;
   }
   if (begin < end) {
@@ -93,7 +92,8 @@ static void pool_row_channels_last(const scalar_t* image, scalar_t* output, cons
       pool_three_wide(rows, output, p, r0, r1, begin, end, of_row);
     }
   }
-  for (int64_t pw = begin == 0 ? end : 0; pw < p.w.output; pw = pw + 1 == begin ? end : pw + 1) {
+  for (int64_t pw = 0; pw < p.w.output; ++pw) {
+    if (begin <= pw && pw < end) continue;
     const int64_t s0 = p.w.first_tap(pw), s1 = p.w.end_tap(pw);
     const scalar_t* window = image + p.h.start(ph) * row + p.w.start(pw) * p.channels;
     const vec_t<acc_t> divisor = splat(divisors[ph * p.w.output + pw]);

@@ -208,7 +208,7 @@ static void sum_floor(const ContrastBackward<scalar_t>& b, accumulate_t<scalar_t
   });
   acc_t* sums = b.row_sums + y * lanes;
   sum_row(line, sums, b.shape->width, lanes);
-  for (int64_t l = 0; l < lanes; ++l) sums[l] *= -b.inverse_floor[l] * b.inverse_floor[l];
+  for (int64_t l = 0; l < lanes; ++l) sums[l] = -sums[l] * b.inverse_floor[l] * b.inverse_floor[l];
 }
 
 // From the gradient of y to that of x in one sweep, each step a window behind the one before:

@@ -1,8 +1,7 @@
 // The convolution of csrc/cpu/winograd.h: folding, filters and outputs.
-#include <algorithm>
-
 #include "cpu/buffer.h"
 #include "cpu/parts.h"
+#include "cpu/winograd_stretches.h"
 #include "cpu/winograd_tiles.h"
 
 namespace fastconv {
@@ -171,105 +170,6 @@ static inline void gather(const vector_t* m, int step, vector_t* out, int out_st
   out[out_step] = m[step] - m[2 * step] - m[3 * step];
 }
 
-// Asks the second cache for a chunk of a panel's columns.
-template <typename acc_t>
-static inline void prefetch_chunk(const acc_t* columns) {
-  constexpr int kLine = 64 / sizeof(acc_t);
-#pragma GCC unroll 32
-  for (int i = 0; i < kWinogradChunk * Gemm<acc_t>::kCols; i += kLine) {
-    __builtin_prefetch(columns + i, 0, 2);
-  }
-}
-
-// Elements [begin, end) of a chunk of the sum. Products are added up in chains of stretches, as
-// long as Gemm::kChain or a short sum's whole length.
-struct Stretch {
-  int32_t chunk;
-  int16_t begin, end;
-  bool ends_chain;
-
-  bool is_whole() const { return begin == 0 && end == kWinogradChunk; }
-  bool operator==(const Stretch& other) const {
-    return chunk == other.chunk && begin == other.begin && end == other.end;
-  }
-};
-
-// c[i, j] = sum over the listed stretches of the sum. a holds chunks of kWinogradChunk elements of
-// kRows rows; b a panel's columns, of which as many elements `ahead` are asked for on the way.
-template <typename acc_t, int kVectors>
-static void multiply_stretches(const acc_t* a, const acc_t* b, const Stretch* stretches,
-                               int64_t count, int64_t ahead, acc_t* c) {
-  using G = Gemm<acc_t>;
-  for (int64_t j = 0, first = 0; first == 0 || j < count; first = j) {
-    PanelSums<acc_t, kVectors> sums;
-    for (bool ends = count == 0; !ends; ++j) {
-      const Stretch s = stretches[j];
-      ends = s.ends_chain;
-      const acc_t* row = a + s.chunk * G::kRows * kWinogradChunk;
-      const acc_t* column = b + s.chunk * kWinogradChunk * G::kCols;
-      if (ahead != 0 && s.end == kWinogradChunk) prefetch_chunk(column + ahead);
-      if (s.is_whole()) {
-        for (int k = 0; k < kWinogradChunk; ++k, column += G::kCols) {
-          sums.template add_products<kWinogradChunk>(row + k, column);
-        }
-        continue;
-      }
-      column += s.begin * G::kCols;
-      for (int k = s.begin; k < s.end; ++k, column += G::kCols) {
-        sums.template add_products<kWinogradChunk>(row + k, column);
-      }
-    }
-    if (first == 0) {
-      sums.template store_to<false>(c);
-    } else {
-      sums.template store_to<true>(c);
-    }
-    if (count == 0) return;
-  }
-}
-
-// The same for a panel's two vectors of columns and the first of the next panel, `b_next` and
-// `c_next` elements further: one vector alone would wait for the loads of its rows. Half of the
-// rows at a time, whose sums fit into the registers.
-template <typename acc_t>
-static void multiply_stretches_of_three(const acc_t* a, const acc_t* b, int64_t b_next,
-                                        const Stretch* stretches, int64_t count, acc_t* c,
-                                        int64_t c_next) {
-  using G = Gemm<acc_t>;
-  constexpr int kHalf = G::kRows / 2, kLanes = kLanesOf<acc_t>;
-  static_assert(G::kVectors == 2);
-  for (int half = 0; half < 2; ++half) {
-    acc_t* to = c + half * kHalf * G::kCols;
-    for (int64_t j = 0, first = 0; first == 0 || j < count; first = j) {
-      vec_t<acc_t> sum[kHalf][3] = {};
-      for (bool ends = count == 0; !ends; ++j) {
-        const Stretch s = stretches[j];
-        ends = s.ends_chain;
-        const acc_t* row = a + (s.chunk * G::kRows + half * kHalf) * kWinogradChunk + s.begin;
-        const acc_t* column = b + (s.chunk * kWinogradChunk + s.begin) * G::kCols;
-        for (int k = s.begin; k < s.end; ++k, ++row, column += G::kCols) {
-          const vec_t<acc_t> columns[3] = {load(column), load(column + kLanes),
-                                           load(column + b_next)};
-#pragma GCC unroll 6
-          for (int r = 0; r < kHalf; ++r) {
-#pragma GCC unroll 3
-            for (int v = 0; v < 3; ++v) sum[r][v] += columns[v] * row[r * kWinogradChunk];
-          }
-        }
-      }
-#pragma GCC unroll 6
-      for (int r = 0; r < kHalf; ++r) {
-#pragma GCC unroll 3
-        for (int v = 0; v < 3; ++v) {
-          acc_t* at = to + r * G::kCols + (v < 2 ? v * kLanes : c_next);
-          store(first == 0 ? sum[r][v] : load(at) + sum[r][v], at);
-        }
-      }
-      if (count == 0) break;
-    }
-  }
-}
-
 template <typename scalar_t>
 class OutputKernel {
  public:
@@ -291,8 +191,7 @@ class OutputKernel {
         inputs(kWinogradElements * input_size),
         products(kWinogradElements * product_size),
         places(p.together),
-        stretches(kWinogradElements * lists() * most_stretches()),
-        listed(kWinogradElements * lists()),
+        lists(p),
         last_elements(p.filter.blocks(0) * p.filter.blocks(1)) {
     list_last_elements(p.filter, last_elements.data());
   }
@@ -330,6 +229,10 @@ class OutputKernel {
 
  private:
   int64_t panel_size() const { return sum * G::kCols; }
+  const acc_t* columns_of(int64_t group, int e, int64_t panel) const {
+    return static_cast<const acc_t*>(p.transformed) +
+           (group * kWinogradElements + e) * p.transformed_size() + panel * panel_size();
+  }
   acc_t* input_of(int64_t tile) {
     return inputs.data() + tile / G::kRows * G::kRows * sum + tile % G::kRows * kWinogradChunk;
   }
@@ -338,18 +241,17 @@ class OutputKernel {
   // elements further in memory comes from the third cache, and is asked for while this one's first
   // rows are multiplied.
   void multiply(int64_t group, int e, int64_t panel, int64_t j, int64_t next) {
-    const Stretches list = stretches_of(e, panel);
-    const acc_t* b = static_cast<const acc_t*>(p.transformed) +
-                     (group * kWinogradElements + e) * p.transformed_size() + panel * panel_size();
+    const StretchList list = lists.of(e, panel);
+    const acc_t* b = columns_of(group, e, panel);
     const bool narrow = p.columns - panel * G::kCols <= kLanes;
     for (int64_t i = 0; i < count; i += G::kRows) {
       const acc_t* a = input_of(i) + e * input_size;
       const int64_t ahead = i == 0 ? next : 0;
       acc_t* c = products.data() + e * product_size + (j * room + i) * G::kCols;
       if (narrow) {
-        multiply_stretches<acc_t, 1>(a, b, list.begin, list.count, ahead, c);
+        multiply_stretches<acc_t, 1>(a, b, list, ahead, c);
       } else {
-        multiply_stretches<acc_t, G::kVectors>(a, b, list.begin, list.count, ahead, c);
+        multiply_stretches<acc_t, G::kVectors>(a, b, list, ahead, c);
       }
     }
   }
@@ -358,73 +260,16 @@ class OutputKernel {
   // the same stretches.
   bool is_panel_and_a_vector(int e, int64_t panel, int64_t most) {
     const int64_t columns = p.columns - panel * G::kCols;
-    if (most != 2 || columns <= G::kCols || columns > G::kCols + kLanes) return false;
-    const Stretches first = stretches_of(e, panel), second = stretches_of(e, panel + 1);
-    return std::equal(first.begin, first.begin + first.count, second.begin,
-                      second.begin + second.count);
+    return most == 2 && columns > G::kCols && columns <= G::kCols + kLanes &&
+           lists.of(e, panel) == lists.of(e, panel + 1);
   }
   void multiply_panel_and_a_vector(int64_t group, int e, int64_t panel, int64_t j) {
-    const Stretches list = stretches_of(e, panel);
-    const acc_t* b = static_cast<const acc_t*>(p.transformed) +
-                     (group * kWinogradElements + e) * p.transformed_size() + panel * panel_size();
     for (int64_t i = 0; i < count; i += G::kRows) {
-      multiply_stretches_of_three(
-          input_of(i) + e * input_size, b, panel_size(), list.begin, list.count,
-          products.data() + e * product_size + (j * room + i) * G::kCols, room * G::kCols);
+      multiply_stretches_of_three(input_of(i) + e * input_size, columns_of(group, e, panel),
+                                  panel_size(), lists.of(e, panel),
+                                  products.data() + e * product_size + (j * room + i) * G::kCols,
+                                  room * G::kCols);
     }
-  }
-
-  // Where in the sum element e of the panel's filters is not 0. A list is made when it is asked for
-  // first; only where the filter is turned do they differ from panel to panel.
-  struct Stretches {
-    const Stretch* begin;
-    int64_t count;
-  };
-  Stretches stretches_of(int e, int64_t panel) {
-    const int64_t list = e * lists() + (p.filter.turned ? panel : 0);
-    Stretch* begin = stretches.data() + list * most_stretches();
-    if (listed[list] == 0) listed[list] = 1 + list_stretches(e, panel, begin);
-    return {begin, listed[list] - 1};
-  }
-  int64_t lists() const { return p.filter.turned ? panels : 1; }
-  // A phase of the folding may begin or end in a chunk, where there are few channels.
-  int64_t most_stretches() const {
-    return sum / kWinogradChunk + (p.filter.turned ? 0 : 2 * sum / p.filter.channels);
-  }
-  int64_t list_stretches(int e, int64_t panel, Stretch* list) const {
-    const Presence present(p.filter);
-    const int64_t depth = p.input.depth, channels = p.filter.channels;
-    int64_t count = 0;
-    for (int64_t k = 0; k < sum; k += kWinogradChunk) {
-      const int32_t chunk = int32_t(k / kWinogradChunk);
-      if (p.filter.turned) {
-        const int64_t begin = panel * G::kCols;
-        if (present(e, k / depth, begin, begin + G::kCols)) {
-          list[count++] = {chunk, 0, int16_t(kWinogradChunk), false};
-        }
-        continue;
-      }
-      const int64_t first = k % depth,
-                    end = min_of(first + kWinogradChunk, p.filter.folded_channels());
-      int64_t next;
-      for (int64_t d = first; d < end; d = next) {
-        next = min_of(end, (d / channels + 1) * channels);
-        if (!present(e, k / depth, d, next)) continue;
-        const bool goes_on =
-            count > 0 && list[count - 1].chunk == chunk && list[count - 1].end == d - first;
-        if (!goes_on) list[count++] = {chunk, int16_t(d - first), 0, false};
-        list[count - 1].end = int16_t(next - first);
-      }
-    }
-    const bool is_short = count == 0 || list[count - 1].chunk < 3;
-    int64_t length = 0;
-    for (int64_t j = 0; j < count; ++j) {
-      length += list[j].end - list[j].begin;
-      const int64_t next = j + 1 < count ? list[j + 1].end - list[j + 1].begin : 0;
-      list[j].ends_chain = j + 1 == count || (!is_short && length + next > G::kChain);
-      if (list[j].ends_chain) length = 0;
-    }
-    return count;
   }
 
   // Columns [begin, end) of the four outputs of tile i.
@@ -496,8 +341,7 @@ class OutputKernel {
   Buffer<acc_t> inputs;    // (element, kRows tiles, chunk of the sum, tile, kWinogradChunk)
   Buffer<acc_t> products;  // (element, panel, tile, column)
   Buffer<TilePlace> places;
-  Buffer<Stretch> stretches;  // (element, panel or all of them, list)
-  Buffer<int64_t> listed;     // of each list 1 + its length, or 0
+  StretchLists<acc_t> lists;
   Buffer<LastElements> last_elements;
   int64_t count = 0;  // of the unit's tiles
   vector_t check{};
